@@ -1,0 +1,201 @@
+"""
+The receiver process: listen, close batches in time, recover what stalled, and stop without losing anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import attrs
+
+from adapters.entrypoints.settings import Settings
+from adapters.entrypoints.use_cases import UseCases
+from adapters.inbound.dicom.commitment import STORAGE_COMMITMENT, CommitmentDesk
+from adapters.inbound.dicom.commitment_data import event_information, event_type
+from adapters.inbound.dicom.connection import Limits
+from adapters.inbound.dicom.presentation import PresentationPolicy
+from adapters.inbound.dicom.server import DicomServer, Listener
+from adapters.outbound.dicom_commitment import DicomCommitmentSender
+from domain.association import AdmissionPolicy
+from domain.batch import BatchPolicy
+from domain.commitment import CommitmentLevel, CommitmentPolicy
+from domain.errors import NotPossible
+from domain.ports import CommitmentStore
+from services.write_batches import WriteBatches
+
+_TICK_SECONDS = 0.25
+_CLOSE_SECONDS = 15.0
+_ANSWER_SECONDS = 1.0
+_ANSWERERS = 4  # a peer that does not answer holds one up, not all
+_FORGET_SECONDS = 3600.0
+_COMMITMENTS_KEPT = timedelta(days=30)
+
+
+@attrs.frozen(kw_only=True)
+class Chore:
+    """
+    Something to do now and then beside receiving.
+
+    Attributes:
+        name: of the event that tells of its failure.
+        every_seconds: how long to wait between two times.
+        do: what to do; may raise.
+
+    """
+
+    name: str
+    every_seconds: float
+    do: Callable[[], object]
+
+
+@attrs.define
+class Receiver:
+    """
+    A running receiver.
+
+    Args:
+        settings: where to listen, whom to admit, when to close batches.
+        use_cases: wired on the adapters of a profile.
+        chores: done by one thread, beside closing batches.
+
+    """
+
+    _settings: Settings
+    _use_cases: UseCases
+    _chores: tuple[Chore, ...] = ()
+    _server: DicomServer = attrs.field(init=False)
+    _batches: WriteBatches = attrs.field(init=False)
+    _is_stopping: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _threads: list[threading.Thread] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        settings = self._settings
+        policy = BatchPolicy(
+            quiet_seconds=settings.batch_quiet_seconds,
+            max_age_seconds=settings.batch_max_age_seconds,
+            max_files=settings.batch_max_files,
+            max_bytes=settings.batch_max_bytes,
+        )
+        self._batches, receive = self._use_cases.receiving(policy, settings.maximum_object_bytes)
+        telemetry = self._use_cases.ports.telemetry
+        commitments = self._use_cases.ports.commitments
+        desk: CommitmentDesk | None = None
+        if commitments is not None:
+            take = self._use_cases.taking_commitments(commitments, commitment_policy(settings))
+            desk = CommitmentDesk(take, telemetry)
+            self._chores = (*self._chores, *self._commitment_chores(commitments, desk))
+        self._server = DicomServer(
+            listeners=[Listener(host=settings.host, port=settings.port)],
+            admission=admission_policy(settings),
+            presentation=PresentationPolicy.parse(
+                (uid.value for uid in settings.supported_sop_class_uids),
+                services=[] if desk is None else [STORAGE_COMMITMENT],
+            ),
+            receive=receive,
+            telemetry=telemetry,
+            commitments=desk,
+            limits=Limits(
+                maximum_pdu_bytes=settings.maximum_pdu_size,
+                network_timeout_seconds=settings.network_timeout,
+                dimse_timeout_seconds=settings.dimse_timeout,
+            ),
+        )
+
+    def _commitment_chores(self, store: CommitmentStore, desk: CommitmentDesk) -> Iterator[Chore]:
+        ports = self._use_cases.ports
+        answer = self._use_cases.answering_commitments(
+            store,
+            commitment_policy(self._settings),
+            associations=desk,
+            sender=DicomCommitmentSender(information=event_information, event_type=event_type),
+            peers=self._settings.commitment_peers,
+        )
+        for _ in range(_ANSWERERS):
+            yield Chore(name="commitments.answer_failed", every_seconds=_ANSWER_SECONDS, do=answer)
+        yield Chore(
+            name="commitments.forget_failed",
+            every_seconds=_FORGET_SECONDS,
+            do=lambda: store.forget_commitments(ports.clock.now() - _COMMITMENTS_KEPT),
+        )
+
+    def start(self) -> int:
+        """
+        Begin to receive.
+
+        Returns:
+            The TCP port.
+
+        Raises:
+            NotPossible: the address cannot be listened on.
+
+        """
+        settings = self._settings
+        try:
+            self._server.start()
+        except OSError as error:
+            raise NotPossible(
+                f"cannot listen on {settings.host} port {settings.port}: {error.strerror};"
+                " stop what uses it, or choose another --port"
+            ) from error
+        self._run_chore(Chore(name="batches.tick_failed", every_seconds=_TICK_SECONDS, do=self._batches.tick))
+        for chore in self._chores:
+            self._run_chore(chore)
+        port = self._server.addresses[0][1]
+        self._use_cases.ports.telemetry.event(
+            "receiver.listening", host=settings.host, port=port, ae_title=settings.ae_title.value
+        )
+        return port
+
+    def stop(self) -> bool:
+        """
+        Stop accepting, let associations finish within the grace period, close the open batch.
+
+        Returns:
+            False if the metadata store was away and the batch is left to recovery; nothing is lost then either.
+
+        """
+        telemetry = self._use_cases.ports.telemetry
+        telemetry.event("receiver.draining", grace_seconds=self._settings.grace_seconds)
+        self._server.drain(self._settings.grace_seconds)
+        self._is_stopping.set()
+        for thread in self._threads:
+            thread.join()
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while not (is_closed := self._batches.drain()) and time.monotonic() < deadline:
+            time.sleep(_TICK_SECONDS)
+        telemetry.event("receiver.stopped")
+        return is_closed
+
+    def _run_chore(self, chore: Chore) -> None:
+        thread = threading.Thread(target=self._repeat, args=(chore,), name=chore.name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _repeat(self, chore: Chore) -> None:
+        while not self._is_stopping.wait(chore.every_seconds):
+            try:
+                chore.do()
+            except Exception as error:  # noqa: BLE001  # a bug in a chore must not end receiving; it is told and tried again
+                self._use_cases.ports.telemetry.event(chore.name, error=type(error).__name__)
+
+
+def commitment_policy(settings: Settings) -> CommitmentPolicy:
+    """Return what a storage commitment means."""
+    return CommitmentPolicy(
+        level=CommitmentLevel(settings.commitment_level),
+        sop_classes=frozenset(settings.supported_sop_class_uids),
+        wait_seconds=settings.commitment_wait_seconds,
+        patience_seconds=settings.commitment_patience_hours * 3600,
+    )
+
+
+def admission_policy(settings: Settings) -> AdmissionPolicy:
+    """Return who may open an association."""
+    return AdmissionPolicy(
+        called_ae_titles=frozenset({settings.ae_title} if settings.require_called_ae_title else ()),
+        callers=settings.require_calling_ae_titles,
+        maximum_associations=settings.maximum_associations,
+    )

@@ -1,0 +1,271 @@
+"""
+The staging area as files and folders, below the data folder.
+
+    staging/batches/<batch>/<study>/<series>/<sop>.dcm
+    staging/superseded/<batch>/<study>/<series>/<sop>.dcm
+    staging/index/<batch>.ndjson                            the facts of each object (file_index.py)
+    staging/incoming/                                       temporary files (file_draft.py)
+    trash/<YYYYMMDD>/<batch>/<study>/<series>/<sop>.dcm     what was imported, until the retention ends
+
+An object is complete and durable before it gets its name, so whatever has a name in a batch is whole.
+"""
+
+# ruff: noqa: PTH110, PTH112, PTH116, PTH120, PTH123, PTH208
+# Paths are text here: five Path objects for each instance would cost more than they tell.
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import date, datetime
+from pathlib import Path
+
+import attrs
+
+from adapters.outbound.draft_room import DraftRoom
+from adapters.outbound.local.file_draft import DraftLimits, FileDraft, Incoming, from_nanoseconds
+from adapters.outbound.local.file_index import FileIndex, rebuild
+from adapters.outbound.local.files import (
+    DurableFolders,
+    FileOperations,
+    FolderSyncFailed,
+    remove_empty,
+    stage_failed,
+    sync_folder,
+)
+from domain.errors import InvalidIdentifier, StageFailed
+from domain.identifiers import BatchId
+from domain.instance import SopInstance
+from domain.ports import Clock, Draft
+from domain.staging import StagedInstance, StagedObject, StagingKey
+
+_BATCHES = "batches"
+_SUPERSEDED = "superseded"
+_TRASH = "trash"
+_DAY = "%Y%m%d"
+_IN_DOUBT = "the batch's folder could not be made durable before; nothing more is staged in it"
+
+
+class FileStagingArea:
+    """
+    A staging area on local files.
+
+    Nothing is made on disk before the first object arrives.
+    Several processes may use one area: each batch has one writer, everyone may list and read.
+
+    Args:
+        root: the area's own folder in the data folder; `trash` lies beside it, on the same file system.
+        operations: how files are handled.
+        clock: tells when an object was staged, and the day of the trash.
+        limits: how drafts are held.
+        room: what they may take together.
+
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        operations: FileOperations,
+        clock: Clock,
+        limits: DraftLimits | None = None,
+        room: DraftRoom | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._trash = self._root.parent / _TRASH
+        self._operations = operations
+        self._clock = clock
+        self._limits = limits or DraftLimits()
+        self._room = room or DraftRoom()
+        self._folders = DurableFolders(self._root, operations)
+        self._trash_folders = DurableFolders(self._trash, operations)
+        self._incoming = Incoming(self._root, self._folders, operations)
+        self._index = FileIndex(self._root / "index", operations)
+        self._in_doubt: set[BatchId] = set()
+
+    def draft(self) -> FileDraft:
+        """Begin a new object, in memory."""
+        return FileDraft(self._incoming, self._operations, self._limits, self._room.claim())
+
+    def stage(self, draft: Draft, batch: BatchId, instance: SopInstance) -> datetime:
+        """Make the drafted object durable under `batch`: the port's promise, on files."""
+        if not isinstance(draft, FileDraft):
+            raise TypeError("a draft of another staging area")
+        if batch in self._in_doubt:
+            raise StageFailed(_IN_DOUBT, suspect_prefix=True)
+        staged_at = self._clock.now()
+        key = StagingKey.of(batch, instance)
+        source = draft.settle(staged_at)
+        try:
+            folder = self._put(source, f"{_BATCHES}/{batch}", key, self._folders)
+            draft.renamed()
+            sync_folder(self._operations, folder)
+        except FolderSyncFailed as error:
+            self._in_doubt.add(batch)
+            raise stage_failed(error, "the batch's folder could not be made durable", suspect_prefix=True) from error
+        except OSError as error:
+            raise stage_failed(error, "an object could not be put into its batch") from error
+        self._index.append(StagedInstance(key=key, instance=instance, staged_at=staged_at))
+        return staged_at
+
+    def list(self, batch: BatchId) -> Iterator[StagedObject]:
+        """Yield the objects of `batch` in the order of their paths; one folder's names are held at a time."""
+        return self._listing(_BATCHES, batch)
+
+    def facts(self, objects: Iterable[StagedObject]) -> Iterator[StagedInstance]:
+        """Yield the facts of each object: from its batch's index, held one at a time, or from the object."""
+        batch: BatchId | None = None
+        lines: Mapping[StagingKey, StagedInstance] = {}
+        for staged in objects:
+            if staged.key.batch != batch:
+                batch = staged.key.batch
+                lines = self._index.read(batch)
+            path = self._path(staged.key.path)
+            try:
+                size = os.stat(path).st_size
+                line = lines.get(staged.key)
+                yield line if line is not None and line.instance.size == size else rebuild(staged.key, path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise stage_failed(error, "a staged object could not be read") from error
+
+    def read_head(self, staged: StagedObject, max_bytes: int) -> bytes:
+        """Return the first bytes of an object; b"" if it is gone."""
+        try:
+            with open(self._path(staged.key.path), "rb") as file:
+                return file.read(max_bytes)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise stage_failed(error, "a staged object could not be read") from error
+
+    def supersede(self, staged: StagedObject) -> None:
+        """Move an object to `superseded/`, durably."""
+        self._move([staged.key], f"{_SUPERSEDED}/{staged.key.batch}", staged.key.batch, self._folders)
+
+    def rehouse(self, staged: StagedObject, batch: BatchId) -> None:
+        """Move an object into another batch, durably; its index line goes first, since a line too many does no harm."""
+        for facts in self.facts([staged]):
+            key = attrs.evolve(staged.key, batch=batch)
+            self._index.append(attrs.evolve(facts, key=key))
+        self._move([staged.key], f"{_BATCHES}/{batch}", staged.key.batch, self._folders)
+
+    def discard(self, objects: Iterable[StagedObject]) -> None:
+        """Move imported objects to today's trash."""
+        day = f"{self._clock.now():{_DAY}}"
+        by_batch: dict[BatchId, list[StagingKey]] = {}
+        for staged in objects:
+            by_batch.setdefault(staged.key.batch, []).append(staged.key)
+        for batch, keys in by_batch.items():
+            self._move(keys, f"{day}/{batch}", batch, self._trash_folders)
+
+    def batches(self) -> Iterator[BatchId]:
+        """Yield every batch that has an object, in the order of their ids."""
+        for name in sorted(_names(f"{self._root}/{_BATCHES}")):
+            with suppress(InvalidIdentifier):
+                batch = BatchId(name)
+                if any(True for _ in self.list(batch)):
+                    yield batch
+
+    def superseded(self, batch: BatchId) -> Iterator[StagedObject]:
+        """Yield the objects of `batch` in `superseded/`, in the order of their paths."""
+        return self._listing(_SUPERSEDED, batch)
+
+    def expire(self, before_day: date) -> int:
+        """Remove the trash of all days before `before_day`; return how many days that were."""
+        removed = 0
+        for name in sorted(_names(str(self._trash))):
+            with suppress(ValueError):
+                if datetime.strptime(name, _DAY).date() < before_day:  # noqa: DTZ007  # a day, as written by discard
+                    shutil.rmtree(self._trash / name, ignore_errors=True)
+                    removed += 1
+        return removed
+
+    def clear_incoming(self) -> int:
+        """Remove the temporary files of dead processes; return how many there were."""
+        return self._incoming.clear()
+
+    def close(self) -> None:
+        """Close what is open; the area may be used again."""
+        self._index.close()
+        self._incoming.release()
+
+    def _listing(self, area: str, batch: BatchId) -> Iterator[StagedObject]:
+        prefix = f"{self._root}/{area}/{batch}"
+        for study in _folders_in_order(prefix):
+            for series in _folders_in_order(f"{prefix}/{study}"):
+                folder = f"{prefix}/{study}/{series}"
+                for name in sorted(_names(folder)):
+                    with suppress(InvalidIdentifier, FileNotFoundError):
+                        key = StagingKey.parse(f"{_BATCHES}/{batch}/{study}/{series}/{name}")
+                        status = os.stat(f"{folder}/{name}")
+                        modified_at = from_nanoseconds(status.st_mtime_ns)
+                        yield StagedObject(key=key, size=status.st_size, modified_at=modified_at)
+
+    def _put(self, source: str, group: str, key: StagingKey, folders: DurableFolders) -> str:
+        """Rename `source` to where `key` belongs below `group`; return the folder, which is still to be synced."""
+        name = f"{key.sop_instance}.dcm"
+        folder = folders.ensure(group, key.study.value, key.series.value)
+        try:
+            self._operations.rename(source, f"{folder}/{name}")
+        except FileNotFoundError:
+            if not os.path.exists(source):
+                raise
+            # folders that had become empty were removed
+            folders.forget(group)
+            folder = folders.ensure(group, key.study.value, key.series.value)
+            self._operations.rename(source, f"{folder}/{name}")
+        return folder
+
+    def _move(self, keys: Iterable[StagingKey], group: str, batch: BatchId, folders: DurableFolders) -> None:
+        """Move objects of one batch; the new names are durable before the old ones are gone for good."""
+        targets: dict[str, None] = {}
+        sources: dict[str, None] = {}
+        try:
+            for key in keys:
+                source = self._path(key.path)
+                sources[os.path.dirname(source)] = None
+                if os.path.exists(source):
+                    targets[self._put(source, group, key, folders)] = None
+                elif folders.has(group, key.study.value, key.series.value):
+                    # gone, perhaps there already; whoever moved it may have died before its name was durable
+                    targets[folders.ensure(group, key.study.value, key.series.value)] = None
+            for folder in targets:
+                sync_folder(self._operations, folder)
+            for folder in sources:
+                if os.path.isdir(folder):
+                    sync_folder(self._operations, folder)
+        except OSError as error:
+            raise stage_failed(error, "an object could not be moved") from error
+        self._prune(batch, sources)
+
+    def _prune(self, batch: BatchId, folders: Iterable[str]) -> None:
+        """Remove what the batch has no objects in any more; only closed batches lose objects, so nobody is adding."""
+        prefix = f"{self._root}/{_BATCHES}/{batch}"
+        studies = dict.fromkeys(os.path.dirname(folder) for folder in folders)
+        for folder in folders:
+            remove_empty(self._operations, [folder])
+        for study in studies:
+            remove_empty(self._operations, [study])
+        if remove_empty(self._operations, [prefix]):
+            self._folders.forget(f"{_BATCHES}/{batch}")
+            self._index.forget(batch)
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise stage_failed(error, "the staging area could not be listed") from error
+
+
+def _folders_in_order(folder: str) -> list[str]:
+    # as in an object store's listing, where "1.2.3/" comes before "1.2/"
+    return sorted(_names(folder), key=lambda name: f"{name}/")

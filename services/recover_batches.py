@@ -1,0 +1,91 @@
+"""
+Go on with work whose owner died: abandoned open batches, and batches that nothing carries on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from domain.batch import Batch, CloseReason
+from domain.errors import StoreScpError, TemporaryServiceError
+from domain.lifecycle import BatchState
+from domain.ports import Clock, MetadataStore, Telemetry, Workflow
+
+_UNFINISHED = (BatchState.CLOSED, BatchState.SUBMITTED, BatchState.IMPORTING)
+
+
+@attrs.frozen(kw_only=True)
+class Recovered:
+    """
+    What recovery did.
+
+    Attributes:
+        closed: batches whose owner was gone.
+        started: batches that had no run of the workflow.
+        restarted: batches whose run had died.
+
+    """
+
+    closed: int = 0
+    started: int = 0
+    restarted: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class RecoverBatches:
+    """
+    Look for stalled batches and set them going; may be repeated, also by two at once.
+
+    Attributes:
+        is_abandoned: tells whether the owner of an open batch can no longer write to it.
+
+    """
+
+    metadata: MetadataStore
+    workflow: Workflow
+    clock: Clock
+    telemetry: Telemetry
+    is_abandoned: Callable[[Batch], bool]
+
+    def __call__(self) -> Recovered:
+        """
+        Recover what can be recovered now.
+
+        Raises:
+            MetadataUnavailable: the metadata store is away; repeat later.
+
+        """
+        recovered = Recovered()
+        for batch in self.metadata.batches([BatchState.OPEN]):
+            if self.is_abandoned(batch):
+                closed = batch.closed(self.clock.now(), CloseReason.RECOVERED)
+                if self.metadata.replace_batch(batch, closed):
+                    self.telemetry.event("batch.recovered", batch=batch.id.value)
+                    recovered = attrs.evolve(recovered, closed=recovered.closed + 1)
+        for batch in self.metadata.batches(_UNFINISHED):
+            match self._is_running(batch):
+                case None:
+                    if self._start(batch):
+                        recovered = attrs.evolve(recovered, started=recovered.started + 1)
+                case False:
+                    again = batch.rerun()
+                    if self.metadata.replace_batch(batch, again) and self._start(again):
+                        recovered = attrs.evolve(recovered, restarted=recovered.restarted + 1)
+        return recovered
+
+    def _is_running(self, batch: Batch) -> bool | None:
+        try:
+            return self.workflow.is_running(batch)
+        except TemporaryServiceError:
+            self.telemetry.event("workflow.look_failed", batch=batch.id.value)
+            return True  # the next recovery asks again
+
+    def _start(self, batch: Batch) -> bool:
+        try:
+            self.workflow.start(batch)
+        except StoreScpError:
+            self.telemetry.event("workflow.start_failed", batch=batch.id.value)
+            return False
+        return True

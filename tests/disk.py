@@ -1,0 +1,224 @@
+"""
+A disk that forgets: replays recorded file operations and tells what is left after a loss of power.
+
+The model promises no more than POSIX does. A file keeps what it held when its last sync began; a folder keeps the
+names it had when its last sync began; a folder or file is found only if every folder above it keeps its name.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from adapters.outbound.local.files import FileOperations
+
+Entry = tuple[str, tuple[Any, ...]]
+Skip = Callable[[str, str], bool]
+
+
+class RecordingFileOperations(FileOperations):
+    """
+    Does and records every operation.
+
+    Args:
+        base: the folder that was there before and needs no proof; paths are recorded below it.
+        skip: told "file" or "folder" and the path; where it says yes that sync is neither done nor recorded.
+
+    """
+
+    def __init__(self, base: Path, skip: Skip = lambda _kind, _path: False) -> None:
+        self.log: list[Entry] = []
+        self._base = base
+        self._skip = skip
+        self._lock = threading.Lock()
+        self._handles: dict[int, tuple[int, str]] = {}
+        self._next = 0
+
+    def note(self, name: str, *facts: Any) -> None:
+        with self._lock:
+            self.log.append((name, facts))
+
+    def create(self, path: str) -> int:
+        descriptor = super().create(path)
+        self._opened(descriptor, path)
+        return descriptor
+
+    def open_to_append(self, path: str) -> int:
+        descriptor = super().open_to_append(path)
+        self._opened(descriptor, path)
+        return descriptor
+
+    def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
+        super().write(descriptor, data)
+        self.note("write", self._handles[descriptor][0], bytes(data))
+
+    def stamp(self, descriptor: int, seconds_ns: int) -> None:
+        super().stamp(descriptor, seconds_ns)
+        self.note("stamp", self._handles[descriptor][0], seconds_ns)
+
+    def sync(self, descriptor: int) -> None:
+        handle, path = self._handles[descriptor]
+        if self._skip("file", path):
+            return
+        token = self._number()
+        self.note("begin file", token, handle)
+        super().sync(descriptor)
+        self.note("end", token)
+
+    def close(self, descriptor: int) -> None:
+        self._handles.pop(descriptor)
+        super().close(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        self.note("rename", self._below(source), self._below(target))
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        self.note("remove", self._below(path))
+
+    def make_folder(self, path: str) -> None:
+        super().make_folder(path)
+        self.note("folder", self._below(path))
+
+    def remove_folder(self, path: str) -> None:
+        super().remove_folder(path)
+        self.note("remove", self._below(path))
+
+    def sync_folder(self, path: str) -> None:
+        if self._skip("folder", "/".join(self._below(path))):
+            return
+        token = self._number()
+        self.note("begin folder", token, self._below(path))
+        super().sync_folder(path)
+        self.note("end", token)
+
+    def _opened(self, descriptor: int, path: str) -> None:
+        handle = self._number()
+        self._handles[descriptor] = (handle, "/".join(self._below(path)))
+        self.note("open", handle, self._below(path))
+
+    def _number(self) -> int:
+        with self._lock:
+            self._next += 1
+            return self._next
+
+    def _below(self, path: str) -> tuple[str, ...]:
+        return Path(path).relative_to(self._base).parts
+
+
+class Loss(Enum):
+    """What becomes of that which nobody synced."""
+
+    DROPPED = "names and bytes that were not synced are gone"
+    TORN = "names got to the disk by themselves, bytes that were not synced only by half"
+    EMPTY = "names got to the disk by themselves, bytes that were not synced not at all"
+
+
+@attrs.define(eq=False)
+class _File:
+    content: bytes = b""
+    modified: int | None = None
+    kept: tuple[bytes, int | None] | None = None
+
+
+@attrs.define(eq=False)
+class _Folder:
+    names: dict[str, _File | _Folder] = attrs.field(factory=dict)
+    kept: dict[str, _File | _Folder] = attrs.field(factory=dict)
+    kept_from: int = 0
+
+
+class Disk:
+    """What a recorded log has done so far, and what of it would survive."""
+
+    def __init__(self) -> None:
+        self._root = _Folder()
+        self._handles: dict[int, _File] = {}
+        self._syncs: dict[int, Callable[[], None]] = {}
+        self._begun = 0
+
+    def apply(self, entry: Entry) -> None:
+        """Do one recorded operation."""
+        name, facts = entry
+        getattr(self, f"_{name.replace(' ', '_')}")(*facts)
+
+    def restore(self, folder: Path, loss: Loss) -> None:
+        """Write what survives a loss of power at this moment into an empty folder."""
+        _restore(self._root, folder, loss)
+
+    def _open(self, handle: int, path: tuple[str, ...]) -> None:
+        file = self._parent(path).names.setdefault(path[-1], _File())
+        assert isinstance(file, _File)
+        self._handles[handle] = file
+
+    def _write(self, handle: int, data: bytes) -> None:
+        self._handles[handle].content += data
+
+    def _stamp(self, handle: int, modified: int) -> None:
+        self._handles[handle].modified = modified
+
+    def _begin_file(self, token: int, handle: int) -> None:
+        file = self._handles[handle]
+        state = (file.content, file.modified)
+
+        def end() -> None:
+            file.kept = state
+
+        self._syncs[token] = end
+
+    def _begin_folder(self, token: int, path: tuple[str, ...]) -> None:
+        folder = self._folder_at(path)
+        state = dict(folder.names)
+
+        begun = self._begun = self._begun + 1
+
+        def end() -> None:
+            # of two syncs at once the one that began later saw more, whichever ends first
+            if begun > folder.kept_from:
+                folder.kept, folder.kept_from = state, begun
+
+        self._syncs[token] = end
+
+    def _end(self, token: int) -> None:
+        self._syncs.pop(token)()
+
+    def _rename(self, source: tuple[str, ...], target: tuple[str, ...]) -> None:
+        self._parent(target).names[target[-1]] = self._parent(source).names.pop(source[-1])
+
+    def _remove(self, path: tuple[str, ...]) -> None:
+        del self._parent(path).names[path[-1]]
+
+    def _folder(self, path: tuple[str, ...]) -> None:
+        self._parent(path).names.setdefault(path[-1], _Folder())
+
+    def _parent(self, path: tuple[str, ...]) -> _Folder:
+        return self._folder_at(path[:-1])
+
+    def _folder_at(self, path: tuple[str, ...]) -> _Folder:
+        folder = self._root
+        for name in path:
+            below = folder.names[name]
+            assert isinstance(below, _Folder)
+            folder = below
+        return folder
+
+
+def _restore(folder: _Folder, path: Path, loss: Loss) -> None:
+    path.mkdir()
+    for name, below in (folder.kept if loss is Loss.DROPPED else folder.names).items():
+        if isinstance(below, _Folder):
+            _restore(below, path / name, loss)
+            continue
+        content, modified = below.kept or (b"", None)
+        if loss is Loss.TORN and content != below.content:
+            content += below.content[len(content) : (len(content) + len(below.content)) // 2]
+        (path / name).write_bytes(content)
+        if modified is not None:
+            os.utime(path / name, ns=(modified, modified))
