@@ -75,14 +75,14 @@ class Load:
         associations: associations open now.
         associations_of_caller: those of them that the same calling AE title opened.
         is_draining: we are stopping.
-        is_short_of_room: disk space or memory is low.
+        shortage: of what there is too little to take more, and what to change; empty if there is enough.
 
     """
 
     associations: int = 0
     associations_of_caller: int = 0
     is_draining: bool = False
-    is_short_of_room: bool = False
+    shortage: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -250,10 +250,8 @@ class AdmissionPolicy:
             return _refused_for_now(
                 TEMPORARY_CONGESTION, "the receiver is stopping: nothing to change, the sender should repeat"
             )
-        if load.is_short_of_room:
-            return _refused_for_now(
-                TEMPORARY_CONGESTION, "disk space or memory is low: free some, or give the receiver more"
-            )
+        if load.shortage:
+            return _refused_for_now(TEMPORARY_CONGESTION, load.shortage)
         if load.associations >= self.maximum_associations:
             return _refused_for_now(
                 LOCAL_LIMIT_EXCEEDED,
@@ -265,7 +263,7 @@ class AdmissionPolicy:
             return _refused_for_now(
                 LOCAL_LIMIT_EXCEEDED,
                 f"calling AE title {facts.calling_ae_title!a} has {load.associations_of_caller}"
-                f" associations open: raise the limit per calling AE title ({limit}) or let it send fewer at once",
+                f" associations open: raise --maximum-associations-per-ae ({limit}) or let it send fewer at once",
             )
         return None
 

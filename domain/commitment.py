@@ -100,7 +100,7 @@ class CommitmentPolicy:
         longest_look_seconds: between the later ones.
         retry_seconds: before the second delivery; each further wait is twice as long.
         longest_retry_seconds: between the later deliveries.
-        max_references: in one request; its record has to fit into 400 KB.
+        max_references: in one request; the record of so many, compressed, fits into 400 KB whatever their UIDs are.
 
     """
 
@@ -114,7 +114,7 @@ class CommitmentPolicy:
     longest_look_seconds: float = 60.0
     retry_seconds: float = 10.0
     longest_retry_seconds: float = 3600.0
-    max_references: int = 10_000
+    max_references: int = 9_000
 
     def next_look(self, age_seconds: float) -> float:
         """Return the seconds until an undecided request of that age is looked at again."""

@@ -71,6 +71,7 @@ class StagingArea(Protocol):
         """
         Make the drafted object durable under `batch` with the facts of `instance`, and return when (aware UTC).
 
+        The time that decides between two copies is the one that `facts` tells, of the area's own clock.
         When this returns, the object survives a loss of power, and `list` names it.
         A draft may be staged again, into another batch, until it is discarded.
         The same object staged twice in one batch stands there once.
@@ -344,7 +345,13 @@ class Workflow(Protocol):
         ...
 
     def is_running(self, batch: Batch) -> bool | None:
-        """Tell whether the present run goes on; None if it was never started."""
+        """
+        Tell whether the present run goes on; None if it was never started.
+
+        Raises:
+            TemporaryServiceError: it cannot be asked now.
+
+        """
         ...
 
 

@@ -257,17 +257,13 @@ class AnswerCommitments:
         began = self.clock.now()
         is_in_time = request.age_seconds(began) < self.policy.wait_seconds
         if is_in_time or peer is None:
-            match self.associations.report(request.association, result):
-                case Reported.DELIVERED:
-                    return self._answered(request, "the association of the request")
-                case Reported.BUSY:
-                    return request.postponed(self.clock.now(), self.policy)
-                case Reported.REFUSED:
-                    return self._undelivered(
-                        request, "the requestor did not confirm it on the association of the request"
-                    )
-                case Reported.GONE:
-                    pass
+            reported = self.associations.report(request.association, result)
+            if reported is Reported.DELIVERED:
+                return self._answered(request, "the association of the request")
+            if reported is Reported.BUSY:
+                return request.postponed(self.clock.now(), self.policy)
+            if reported is Reported.REFUSED:
+                return self._undelivered(request, "the requestor did not confirm it on the association of the request")
         if peer is None:
             self.telemetry.event(
                 "commitment.undeliverable",

@@ -139,7 +139,9 @@ class ListBatch:
             self._describe(wanted, found, described)
         return Entered(others=frozenset(others), displaced=frozenset(displaced))
 
-    def _describe(self, objects: list[StagedObject], found: list[StagedInstance], described: set[tuple[Uid, Uid]]) -> None:
+    def _describe(
+        self, objects: list[StagedObject], found: list[StagedInstance], described: set[tuple[Uid, Uid]]
+    ) -> None:
         """Read what a person recognises a study by from the head of one object a series."""
         by_key = {staged.key: staged for staged in objects}
         for staged in found:

@@ -94,8 +94,9 @@ class SettleInstances:
             settled: dict[InstanceKey, InstanceRecord] = {}
             for outcome in chunk:
                 key = outcome.key.instance_key
-                if known[key].state is InstanceState.SUPERSEDED:
-                    continue  # set aside while the job was running: the newer copy is imported after this job
+                if known[key].state is InstanceState.SUPERSEDED or known[key].attempt > attempt:
+                    # Set aside while the job was running: the newer copy is imported after it. Or on its way again.
+                    continue
                 settled[key] = settled.get(key, known[key]).settled(outcome, attempt, data_store)
             self.metadata.put_entries(list(settled.values()))
             self.staging.discard(

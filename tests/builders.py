@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from domain.batch import Batch
+from domain.commitment import CommitmentPolicy, CommitmentReference, CommitmentRequest
 from domain.identifiers import AeTitle, BatchId, DataStoreId, Digest, ImageSetId, ImportJobId, Uid
 from domain.instance import InstanceKey, SopInstance
 from domain.lifecycle import InstanceState
@@ -159,3 +160,26 @@ def a_study(number: int = 0, **overrides: Any) -> StudyRecord:
         description="CT chest",
     )
     return attrs.evolve(usual, **overrides)
+
+
+def a_reference(number: int = 1, **overrides: Any) -> CommitmentReference:
+    """Return the reference to that instance."""
+    return attrs.evolve(CommitmentReference(CT_IMAGE_STORAGE, a_uid(number)), **overrides)
+
+
+def a_commitment(number: int = 1, **overrides: Any) -> CommitmentRequest:
+    """Return a request for two instances, made at that second and claimed by nobody."""
+    usual: dict[str, Any] = {
+        "transaction": a_uid(number, root="2.25.5"),
+        "requestor": MODALITY,
+        "called": AeTitle("STORESCP"),
+        "association": f"association-{number}",
+        "references": (a_reference(1), a_reference(2)),
+        "requested_at": a_moment(number),
+        "due_at": a_moment(number),
+    }
+    return CommitmentRequest(**{**usual, **overrides})
+
+
+A_POLICY = CommitmentPolicy()
+"""The policy as it is without settings."""

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -17,11 +18,11 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """What was asked."""
+    """What was asked; names of headers may be spelled in any case."""
 
     method: str
     path: str
-    headers: Mapping[str, str]
+    headers: Message
     body: bytes
 
     @property
@@ -111,9 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
-        request = Request(
-            method=self.command, path=self.path, headers=dict(self.headers.items()), body=self.rfile.read(length)
-        )
+        request = Request(method=self.command, path=self.path, headers=self.headers, body=self.rfile.read(length))
         self.owner.requests.append(request)
         answer = self.owner.answer(request)
         if answer.is_lost:

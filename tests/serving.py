@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 
+from adapters.outbound.dicom_scu import HeldBack
+
 PATIENCE_SECONDS = 60.0
 QUICK = {
     "batch_quiet_seconds": "0.5",
@@ -170,6 +172,7 @@ def store_until_cut(port: int, numbers: range, acknowledged: list[str], study: s
     client.acse_timeout = client.dimse_timeout = client.network_timeout = PATIENCE_SECONDS
     association = client.associate("127.0.0.1", port)
     transport = association.dul.socket.socket if association.dul.socket else None
+    held_back = HeldBack(association)
     try:
         for number in numbers:
             if not association.is_established:
@@ -180,9 +183,11 @@ def store_until_cut(port: int, numbers: range, acknowledged: list[str], study: s
                 return
             if status.Status == 0:
                 acknowledged.append(data_set.SOPInstanceUID)
+        held_back.let_go()
         association.release()
     except (RuntimeError, ValueError):
         return  # cut between two messages
     finally:
+        held_back.let_go()
         if transport is not None:
             transport.close()  # pynetdicom leaves the socket of a cut association to the collector

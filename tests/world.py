@@ -30,7 +30,7 @@ from domain.batch import Batch, BatchPolicy, LeasePolicy
 from domain.errors import MetadataUnavailable, OurError, StageFailed, TemporaryServiceError
 from domain.identifiers import BatchId, Digest, Uid
 from domain.instance import InstanceKey, SopInstance
-from domain.lifecycle import BatchState
+from domain.lifecycle import BatchState, InstanceState
 from domain.record import StudyDescription
 from domain.staging import StagingKey
 from services.carry_batch import CarryBatch
@@ -123,6 +123,7 @@ class World:
         self.landed: list[Landed] = []
         self.acknowledged: list[Landed] = []
         self.late: list[tuple[BatchId, SopInstance, bytes]] = []
+        self.has_lost_the_table = False
         self.is_metadata_away = False
         self.is_stage_away = False
         self.is_workflow_away = False
@@ -247,6 +248,17 @@ class World:
             self._interruption = before
             self._is_dying = False
 
+    @contextmanager
+    def _untroubled(self) -> Iterator[None]:
+        """Let every call within the block have its effect."""
+        away = (self.is_metadata_away, self.is_stage_away, self.is_workflow_away)
+        self.is_metadata_away = self.is_stage_away = self.is_workflow_away = False
+        try:
+            with self.interrupted(None):
+                yield
+        finally:
+            self.is_metadata_away, self.is_stage_away, self.is_workflow_away = away
+
     def crash(self, _port: str = "") -> None:
         """Let the caller die."""
         self._is_dying = True
@@ -270,12 +282,13 @@ class World:
     def deliver_late(self) -> None:
         """Let every write that went astray take effect."""
         late, self.late = self.late, []
-        for batch, instance, content in late:
-            draft = self.staging.draft()
-            draft.write(content)
-            self._stores.append(_Store(instance, content))
-            self.staging.stage(draft, batch, instance)
-            self._stores.pop()
+        with self._untroubled():
+            for batch, instance, content in late:
+                draft = self.staging.draft()
+                draft.write(content)
+                self._stores.append(_Store(instance, content))
+                self.staging.stage(draft, batch, instance)
+                self._stores.pop()
 
     def _called(self, port: str, method: str, *, is_after: bool) -> None:
         if self._is_dying:
@@ -298,6 +311,11 @@ class World:
         if key is not None:
             self._last_key = key
         self._called("staging", method, is_after=False)
+        if method == "discard" and key is not None and not self.has_lost_the_table:
+            with self._untroubled():
+                entry = self.metadata.pick_entries(key.batch, [key.instance_key])[key.instance_key]
+            # What is given up is known to be imported before.
+            assert entry.state is InstanceState.IMPORTED
         if method == "stage" and key is not None:
             self.clock.advance(0.001)
             held = self.staging.objects.get(key)
@@ -341,6 +359,11 @@ class World:
             self._stores.remove(store)
         if is_new:
             assert store.landed is not None
+            with self._untroubled():
+                batch = self.metadata.batch(store.landed.batch)
+            # Success means durable under an open batch whose record exists.
+            assert batch is None or batch.state is BatchState.OPEN
+            assert batch is not None or self.has_lost_the_table
             self.acknowledged.append(store.landed)
         else:
             assert any(known.key == instance.key and known.digest == instance.digest for known in self.acknowledged)
@@ -367,10 +390,8 @@ class World:
 
     def work(self, name: str | None = None) -> None:
         """Let the import service get on with the job of that name, or with every job."""
-        is_stage_away, self.is_stage_away = self.is_stage_away, False
-        with self.interrupted(None):
+        with self._untroubled():
             self.importer.step(name)
-        self.is_stage_away = is_stage_away
 
     def end_runs(self) -> None:
         """Let every run of the workflow end where it is."""
@@ -379,6 +400,7 @@ class World:
 
     def lose_the_table(self) -> None:
         """Lose everything that the metadata store knew."""
+        self.has_lost_the_table = True
         fresh = MemoryMetadataStore()
         for name in ("_batches", "_newest", "_entries", "_holdings", "_studies"):
             setattr(self.metadata, name, getattr(fresh, name))

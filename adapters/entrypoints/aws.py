@@ -18,10 +18,12 @@ import attrs
 import boto3
 from botocore.config import Config
 
+from adapters.entrypoints.capacity import draft_room
 from adapters.entrypoints.settings import Settings
 from adapters.entrypoints.use_cases import Ports, UseCases, assemble
 from adapters.outbound.clock import SystemClock
 from adapters.outbound.cloudwatch_telemetry import NAMESPACE, CloudWatchTelemetry
+from adapters.outbound.draft_room import DraftRoom
 from adapters.outbound.dynamodb_metadata import DynamoDbMetadataStore
 from adapters.outbound.healthimaging_importer import HealthImagingImporter
 from adapters.outbound.s3_bucket import S3Bucket, open_store
@@ -68,6 +70,7 @@ class AwsProfile:
     What one process has open of AWS.
 
     Attributes:
+        drafts: what arriving instances hold.
         use_cases: wired on the AWS adapters.
         notifier: tells people of failures; None where no topic is set.
 
@@ -76,6 +79,7 @@ class AwsProfile:
     settings: Settings
     clients: Clients
     staging: S3StagingArea
+    drafts: DraftRoom
     use_cases: UseCases
     telemetry: LineTelemetry
     clock: SystemClock
@@ -140,9 +144,8 @@ def aws_clients(settings: Settings) -> Clients:
 def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> AwsProfile:
     clients = aws_clients(settings)
     lease = LeasePolicy()
-    staging = S3StagingArea(
-        _bucket(settings, clients, settings.staging_bucket), DraftSpace(settings.data_dir / "incoming"), clock
-    )
+    drafts = DraftSpace(settings.data_dir / "incoming", room=draft_room(settings))
+    staging = S3StagingArea(_bucket(settings, clients, settings.staging_bucket), drafts, clock)
     ports = Ports(
         staging=staging,
         metadata=DynamoDbMetadataStore(clients.dynamodb, settings.table),
@@ -167,6 +170,7 @@ def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> Aw
         settings=settings,
         clients=clients,
         staging=staging,
+        drafts=drafts.room,
         use_cases=assemble(ports),
         telemetry=lines,
         clock=clock,

@@ -34,7 +34,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import attrs
 import click
 
-from adapters.entrypoints.bootstrap import stop_signals
+from adapters.entrypoints.process import stop_signals
 from adapters.entrypoints.settings import read_settings, variable_name
 from adapters.outbound.clock import SystemClock
 from domain.errors import StoreScpError
@@ -204,12 +204,14 @@ def _start_servers(wishes: Wishes, stack: ExitStack) -> dict[str, str]:
     log = stack.enter_context((wishes.folder / "functions.log").open("w"))
     settings = {name: value for name, value in values.items() if name != "data_dir"}
     profile = build_aws(read_settings({**settings, "data_dir": str(temporary / "functions")}, {}), log)
+    stack.callback(profile.clients.close)
     use_cases = assemble(attrs.evolve(profile.use_cases.ports, poll=_POLL))
-    handlers = Handlers(attrs.evolve(profile, use_cases=use_cases))
+    handlers = Handlers(use_cases=use_cases, tell=profile.notifier, flush=profile.flush)
     aws.lambda_function = lambda name, event: call_function(handlers, name, event)
     schedules = Schedules(
         handlers=handlers, seconds={"recover": wishes.recover_seconds, "reconcile": wishes.reconcile_seconds}
     )
+    stack.callback(aws.stop_executions)
     stack.callback(schedules.stop)
     schedules.start()
     return {
@@ -229,7 +231,7 @@ def call_function(handlers: Handlers, name: str, event: Mapping[str, Any]) -> di
         answer: dict[str, Any] = getattr(handlers, name)(event)
         return answer
     finally:
-        handlers.profile.flush()
+        handlers.flush()
 
 
 @attrs.define(kw_only=True)
@@ -265,7 +267,7 @@ class Schedules:
             try:
                 call_function(self.handlers, name, {})
             except Exception as error:  # noqa: BLE001  # as a schedule does: it is tried again the next time
-                self.handlers.profile.telemetry.event(f"{name}.failed", error=type(error).__name__)
+                self.handlers.use_cases.ports.telemetry.event(f"{name}.failed", error=type(error).__name__)
 
 
 @attrs.frozen
@@ -380,6 +382,7 @@ def shell_file(folder: Path, environment: Mapping[str, str]) -> str:
         environment: the variables.
 
     """
+    # Behind the others: it holds DICOM clients of a library too, which would come before those of DCMTK.
     programs = os.path.relpath(Path(sys.executable).parent, folder)
     exports = "".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items())
     return f"""# Written by `make cloud`, and removed when it ends. Use it with: . .cloud/env
@@ -393,7 +396,7 @@ fi
 _cloud_programs=$(CDPATH= cd -- "$_cloud_folder"/{_quoted(programs)} && pwd)
 case ":$PATH:" in
   *":$_cloud_programs:"*) ;;
-  *) export PATH="$_cloud_programs:$PATH" ;;
+  *) export PATH="$PATH:$_cloud_programs" ;;
 esac
 unset _cloud_folder _cloud_programs AWS_PROFILE AWS_SESSION_TOKEN
 {exports}"""

@@ -1,6 +1,5 @@
 """
-`make demo`: send sample images through a receiver of its own, follow them into the data store, print what became of
-them.
+`make demo`: send sample images through a receiver of its own and print what became of them.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import pydicom.data
 from rich.console import Console
-from rich.table import Table
 
+from adapters.entrypoints.cli import declare, surroundings
 from adapters.entrypoints.local import LocalProfile, open_local
 from adapters.entrypoints.receiver import Receiver
 from adapters.entrypoints.settings import read_settings
+from adapters.inbound.commands import build_commands
+from adapters.inbound.shell import Session
 from adapters.outbound.dicom_scu import send
 from services.report_status import Overview
 
@@ -51,12 +52,17 @@ def main() -> int:
                 overview = _follow(profile)
             receiver.stop()
             profile.workflow.stop()
-            console.print(_table(overview))
-            for failure in profile.use_cases.report.failures():
-                console.print(f"not imported: {failure.reason}", markup=False)
+            for command in ("status", "failures"):
+                console.print(f"\n$ ahi-storescp {command}", markup=False)
+                build_commands(declare).main(
+                    [command, "--data-dir", folder],
+                    standalone_mode=False,
+                    obj=Session(surroundings=surroundings({})),
+                )
             console.print(
-                f"{sent} images answered Success; {overview.received} instances received,"
-                f" {overview.imported} imported, {overview.failed} failed, {overview.pending} pending."
+                f"\n{sent} files were answered Success. They hold {overview.received} different instances, some of them"
+                f" in several encodings, of which the newest wins: {overview.imported} were imported,"
+                f" {overview.failed} failed with the reason above, {overview.pending} are pending."
             )
             return 0 if overview.received and not overview.pending else 1
 
@@ -82,15 +88,6 @@ def _follow(profile: LocalProfile) -> Overview:
         if (overview.received and not overview.pending) or time.monotonic() > deadline:
             return overview
         time.sleep(0.25)
-
-
-def _table(overview: Overview) -> Table:
-    table = Table("Study", "Modality", "Received", "Imported", "Failed", "State")
-    for study in overview.studies:
-        modalities = ", ".join(study.record.modalities) if study.record else ""
-        counts = (str(number) for number in (study.received, study.imported, study.failed))
-        table.add_row(study.study.value, modalities, *counts, study.state.value)
-    return table
 
 
 if __name__ == "__main__":

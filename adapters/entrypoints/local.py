@@ -24,10 +24,12 @@ from typing import TextIO
 
 import attrs
 
+from adapters.entrypoints.capacity import draft_room
 from adapters.entrypoints.receiver import Chore
 from adapters.entrypoints.settings import Settings
 from adapters.entrypoints.use_cases import Ports, UseCases, assemble
 from adapters.outbound.clock import SystemClock
+from adapters.outbound.draft_room import DraftRoom
 from adapters.outbound.local.data_store import EmbeddedDataStore, FileInputObjects, FileOutputObjects
 from adapters.outbound.local.embedded_importer import EmbeddedImporter
 from adapters.outbound.local.file_results import FileResultsReader
@@ -55,11 +57,13 @@ class LocalProfile:
     Attributes:
         use_cases: wired on the local adapters.
         workflow: carries batches in this process while it is the carrier.
+        drafts: what arriving instances hold.
 
     """
 
     settings: Settings
     staging: FileStagingArea
+    drafts: DraftRoom
     store: EmbeddedDataStore
     workflow: ThreadWorkflow
     use_cases: UseCases
@@ -110,7 +114,8 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
             f"the data folder {folder} cannot be used: {error.strerror}; choose another --data-dir"
         ) from error
     with ExitStack() as stack:
-        staging = FileStagingArea(folder / "staging", FileOperations(), clock)
+        drafts = draft_room(settings)
+        staging = FileStagingArea(folder / "staging", FileOperations(), clock, room=drafts)
         stack.callback(staging.close)
         metadata = SqliteMetadataStore(folder / "metadata.sqlite3")
         stack.callback(metadata.close)
@@ -154,6 +159,7 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
         yield LocalProfile(
             settings=settings,
             staging=staging,
+            drafts=drafts,
             store=store,
             workflow=workflow,
             use_cases=use_cases,

@@ -11,14 +11,22 @@ from datetime import timedelta
 
 import attrs
 
+from adapters.entrypoints.capacity import room_check
 from adapters.entrypoints.settings import Settings
-from adapters.entrypoints.use_cases import UseCases
+from adapters.entrypoints.use_cases import Ports, UseCases
 from adapters.inbound.dicom.commitment import STORAGE_COMMITMENT, CommitmentDesk
 from adapters.inbound.dicom.commitment_data import event_information, event_type
 from adapters.inbound.dicom.connection import Limits
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.server import DicomServer, Listener
+from adapters.inbound.dicom.tls import TlsMode, TlsPort
+from adapters.inbound.dicom.tls_credentials import Credentials
+from adapters.inbound.health import Health, HealthServer
+from adapters.inbound.metrics import Held, Metrics, Sources
 from adapters.outbound.dicom_commitment import DicomCommitmentSender
+from adapters.outbound.draft_room import DraftRoom
+from adapters.outbound.room import RoomCheck
+from adapters.outbound.telemetry import LineTelemetry
 from domain.association import AdmissionPolicy
 from domain.batch import BatchPolicy
 from domain.commitment import CommitmentLevel, CommitmentPolicy
@@ -28,6 +36,8 @@ from services.write_batches import WriteBatches
 
 _TICK_SECONDS = 0.25
 _CLOSE_SECONDS = 15.0
+_FAILURE_SECONDS = 60.0  # with nothing stored since, whether saving works again is not known
+_WATCH_SECONDS = 3600.0
 _ANSWER_SECONDS = 1.0
 _ANSWERERS = 4  # a peer that does not answer holds one up, not all
 _FORGET_SECONDS = 3600.0
@@ -60,13 +70,18 @@ class Receiver:
         settings: where to listen, whom to admit, when to close batches.
         use_cases: wired on the adapters of a profile.
         chores: done by one thread, beside closing batches.
+        drafts: what arriving instances hold.
 
     """
 
     _settings: Settings
     _use_cases: UseCases
     _chores: tuple[Chore, ...] = ()
+    _drafts: DraftRoom = attrs.field(factory=DraftRoom)
     _server: DicomServer = attrs.field(init=False)
+    _tls: TlsPort | None = attrs.field(init=False)
+    _room: RoomCheck = attrs.field(init=False)
+    _health: HealthServer | None = attrs.field(init=False)
     _batches: WriteBatches = attrs.field(init=False)
     _is_stopping: threading.Event = attrs.field(factory=threading.Event, init=False)
     _threads: list[threading.Thread] = attrs.field(factory=list, init=False)
@@ -87,11 +102,14 @@ class Receiver:
             take = self._use_cases.taking_commitments(commitments, commitment_policy(settings))
             desk = CommitmentDesk(take, telemetry)
             self._chores = (*self._chores, *self._commitment_chores(commitments, desk))
+        self._tls = tls_port(settings, self._use_cases.ports)
+        self._room = room_check(settings, self._drafts, self._use_cases.ports.clock, telemetry)
         self._server = DicomServer(
-            listeners=[Listener(host=settings.host, port=settings.port)],
+            listeners=self._listeners(),
             admission=admission_policy(settings),
             presentation=PresentationPolicy.parse(
-                (uid.value for uid in settings.supported_sop_class_uids),
+                [uid.value for uid in settings.supported_sop_class_uids] or [settings.storage_classes],
+                settings.transfer_syntaxes,
                 services=[] if desk is None else [STORAGE_COMMITMENT],
             ),
             receive=receive,
@@ -99,10 +117,67 @@ class Receiver:
             commitments=desk,
             limits=Limits(
                 maximum_pdu_bytes=settings.maximum_pdu_size,
+                artim_seconds=settings.artim_timeout,
                 network_timeout_seconds=settings.network_timeout,
                 dimse_timeout_seconds=settings.dimse_timeout,
             ),
+            shortage=self._room.shortage,
+            maximum_pending_per_address=settings.maximum_waiting_connections,
         )
+        self._health = None
+        if settings.health_port:
+            self._health = HealthServer(self._health_facts(), host=settings.host, port=settings.health_port)
+
+    def _listeners(self) -> list[Listener]:
+        settings = self._settings
+        listeners = [Listener(host=settings.host, port=settings.port)] if settings.plain else []
+        if self._tls is not None:
+            listeners.append(Listener(host=settings.host, port=settings.tls_port, wrap=self._tls.wrap))
+        return listeners
+
+    def _health_facts(self) -> Health:
+        telemetry = self._use_cases.ports.telemetry
+        return Health(
+            is_alive=lambda: self._server.is_accepting or self._server.is_draining,
+            problems=self._problems,
+            metrics=Metrics(
+                Sources(
+                    totals=self._server.totals,
+                    held=self._held,
+                    batch_age=self._batches.open_age_seconds,
+                    certificate_seconds=self._certificate_seconds,
+                    is_ready=lambda: not self._problems(),
+                    events=telemetry.events if isinstance(telemetry, LineTelemetry) else dict,
+                )
+            ),
+        )
+
+    def _problems(self) -> list[str]:
+        """Say why no more is taken, or why a store would fail."""
+        if self._server.is_draining:
+            return ["the receiver is stopping"]
+        problems = [shortage] if (shortage := self._room.shortage()) else []
+        work = self._server.totals().work
+        failed_at = work.stage_failed_at
+        is_over = failed_at is None or time.monotonic() - failed_at > _FAILURE_SECONDS
+        if failed_at is not None and not is_over and (work.staged_at is None or work.staged_at < failed_at):
+            problems.append("the last instance could not be saved: see instance.refused in the log")
+        return problems
+
+    def _held(self) -> Held:
+        held = self._drafts.held()
+        return Held(memory=held.memory, temporary=held.temporary, stores=held.drafts)
+
+    def _certificate_seconds(self) -> float | None:
+        if self._tls is None:
+            return None
+        return (self._tls.expires_at - self._use_cases.ports.clock.now()).total_seconds()
+
+    def _watch_certificate(self) -> None:
+        seconds = self._certificate_seconds()
+        if self._tls is not None and seconds is not None:
+            self._use_cases.ports.telemetry.measure("CertificateSecondsLeft", seconds, "Seconds")
+            self._tls.warn()
 
     def _commitment_chores(self, store: CommitmentStore, desk: CommitmentDesk) -> Iterator[Chore]:
         ports = self._use_cases.ports
@@ -137,17 +212,47 @@ class Receiver:
             self._server.start()
         except OSError as error:
             raise NotPossible(
-                f"cannot listen on {settings.host} port {settings.port}: {error.strerror};"
-                " stop what uses it, or choose another --port"
+                f"cannot listen on {error.filename}: {error.strerror};"
+                " stop what uses it, or choose another --port or --tls-port"
             ) from error
+        health_port = self._start_health()
+        if self._tls is not None:
+            self._watch_certificate()
+            self._run_chore(
+                Chore(name="tls.watch_failed", every_seconds=_WATCH_SECONDS, do=self._watch_certificate),
+            )
         self._run_chore(Chore(name="batches.tick_failed", every_seconds=_TICK_SECONDS, do=self._batches.tick))
         for chore in self._chores:
             self._run_chore(chore)
-        port = self._server.addresses[0][1]
+        addresses = self._server.addresses
+        port = addresses[0][1]
         self._use_cases.ports.telemetry.event(
-            "receiver.listening", host=settings.host, port=port, ae_title=settings.ae_title.value
+            "receiver.listening",
+            host=settings.host,
+            port=port,
+            ae_title=settings.ae_title.value,
+            tls=settings.tls,
+            tls_port=addresses[-1][1] if self._tls is not None else None,
+            health_port=health_port,
         )
         return port
+
+    def reload(self) -> None:
+        """Read certificates anew; what is open goes on."""
+        if self._tls is not None:
+            self._tls.reload()
+
+    def _start_health(self) -> int | None:
+        if self._health is None:
+            return None
+        try:
+            return self._health.start()
+        except OSError as error:
+            self._server.drain(0)
+            raise NotPossible(
+                f"cannot listen on {self._settings.host} port {self._settings.health_port}: {error.strerror};"
+                " stop what uses it, or choose another --health-port"
+            ) from error
 
     def stop(self) -> bool:
         """
@@ -166,6 +271,8 @@ class Receiver:
         deadline = time.monotonic() + _CLOSE_SECONDS
         while not (is_closed := self._batches.drain()) and time.monotonic() < deadline:
             time.sleep(_TICK_SECONDS)
+        if self._health is not None:
+            self._health.stop()
         telemetry.event("receiver.stopped")
         return is_closed
 
@@ -198,4 +305,20 @@ def admission_policy(settings: Settings) -> AdmissionPolicy:
         called_ae_titles=frozenset({settings.ae_title} if settings.require_called_ae_title else ()),
         callers=settings.require_calling_ae_titles,
         maximum_associations=settings.maximum_associations,
+        maximum_associations_per_caller=settings.maximum_associations_per_ae or None,
     )
+
+
+def tls_port(settings: Settings, ports: Ports) -> TlsPort | None:
+    """
+    Return what does TLS; None if it is off.
+
+    Raises:
+        NotPossible: certificate, key or CA cannot be used.
+
+    """
+    mode = TlsMode(settings.tls)
+    if mode is TlsMode.OFF:
+        return None
+    credentials = Credentials(certificate=settings.tls_certificate, key=settings.tls_key, authority=settings.tls_ca)
+    return TlsPort(mode, credentials, ports.telemetry, ports.clock.now)

@@ -9,7 +9,7 @@ All bad settings are named at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,44 @@ class Settings:
     )
     host: str = _setting("0.0.0.0", str, "an address of this machine", "Address to listen on.", serve=True)  # noqa: S104  # modalities are elsewhere
     port: int = _setting("11112", *_integer(0, 65535), "TCP port to listen on; 0 takes a free one.", serve=True)
+    plain: bool = _setting(
+        "true", _boolean, "true or false", "Listen on --port without TLS; false leaves TLS alone.", serve=True
+    )
+    tls: str = _setting(
+        "off",
+        *_choice("off", "on", "mutual"),
+        "TLS on a port of its own: on, or mutual: only devices with a certificate of --tls-ca.",
+        serve=True,
+    )
+    tls_port: int = _setting("2762", *_integer(0, 65535), "TCP port of TLS; 0 takes a free one.", serve=True)
+    tls_certificate: str = _setting(
+        "",
+        str,
+        "a PEM file, or the PEM text itself",
+        "Our certificate, followed by those between it and its root.",
+        serve=True,
+    )
+    tls_key: str = _setting(
+        "",
+        str,
+        "a PEM file, or the PEM text itself",
+        "Key of our certificate, not encrypted.",
+        serve=True,
+        secret=True,
+    )
+    tls_ca: str = _setting(
+        "",
+        str,
+        "a PEM file, or the PEM text itself",
+        "Who signs the certificates of devices, for mutual TLS.",
+        serve=True,
+    )
+    health_port: int = _setting(
+        "0",
+        *_integer(0, 65535),
+        "HTTP port with /livez, /readyz and /metrics, such as 8080; 0 is off.",
+        serve=True,
+    )
     ae_title: AeTitle = _setting(
         "STORESCP",
         AeTitle.parse,
@@ -180,14 +218,62 @@ class Settings:
         "The only SOP classes taken; empty takes any storage class, private ones too.",
         serve=True,
     )
+    storage_classes: str = _setting(
+        "any",
+        *_choice("any", "standard"),
+        "Without --supported-sop-class-uids: any storage class, or those of the standard only.",
+        serve=True,
+    )
+    transfer_syntaxes: str = _setting(
+        "healthimaging",
+        *_choice("healthimaging", "all"),
+        "Encodings taken: those that HealthImaging keeps or transcodes, or all.",
+        serve=True,
+    )
+    artim_timeout: float = _setting(
+        "10",
+        *_number(0.1, 300),
+        "Seconds from opening a connection to asking for an association, TLS included.",
+        serve=True,
+    )
     dimse_timeout: float = _setting(
         "60", *_number(1, 3600), "Seconds a started message may take until its next bytes.", serve=True
     )
     network_timeout: float = _setting("90", *_number(1, 86400), "Seconds an association may be silent.", serve=True)
     maximum_associations: int = _setting("300", *_integer(1, 10000), "Associations open at once.", serve=True)
+    maximum_associations_per_ae: int = _setting(
+        "0",
+        *_integer(0, 10000),
+        "Associations open at once for one calling AE title; 0 sets no such limit.",
+        serve=True,
+    )
+    maximum_waiting_connections: int = _setting(
+        "256",
+        *_integer(1, 10000),
+        "Connections of one address that have not asked for an association yet.",
+        serve=True,
+    )
     maximum_pdu_size: int = _setting("131072", *_integer(4096, 1048576), "Largest PDU we take, in bytes.", serve=True)
     maximum_object_bytes: int = _setting(
         "4 GB", *_size(1, 10 * GB), "Largest object we take; HealthImaging takes no larger ones.", serve=True
+    )
+    memory_budget: int = _setting(
+        "512 MiB",
+        *_size(1 << 20, 1 << 40),
+        "Memory that arriving instances may take together; what gets none goes to a temporary file.",
+        serve=True,
+    )
+    temporary_space: int = _setting(
+        "16 GB",
+        *_size(1 << 20, 1 << 50),
+        "Temporary files that arriving instances may take together; at least --maximum-object-bytes.",
+        serve=True,
+    )
+    minimum_free_space: int = _setting(
+        "1 GB",
+        *_size(0, 1 << 50),
+        "With less than that free on the disk of --data-dir, new associations are refused.",
+        serve=True,
     )
     batch_quiet_seconds: float = _setting(
         "15", *_number(0.1, 3600), "Close the batch when nothing was stored for so long.", serve=True
@@ -352,9 +438,27 @@ def read_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         except (ValueError, KeyError, InvalidIdentifier):
             problems.append(f"{spelled} is {shown.value!r}; allowed: {shown.rule.allowed}")
     problems.extend(_unknown(environ))
-    if problems:
+    settings = None if problems else Settings(**values)
+    if settings is not None:
+        problems.extend(_contradictions(settings))
+    if settings is None or problems:
         raise InvalidSettings(tuple(problems))
-    return Settings(**values)
+    return settings
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Name settings that are right alone and cannot work together."""
+    if settings.temporary_space < settings.maximum_object_bytes:
+        yield (
+            f"--temporary-space is {settings.temporary_space}; allowed: at least --maximum-object-bytes"
+            f" ({settings.maximum_object_bytes})"
+        )
+    needed = {"off": (), "on": ("tls_certificate", "tls_key"), "mutual": ("tls_certificate", "tls_key", "tls_ca")}
+    for name in needed[settings.tls]:
+        if not getattr(settings, name):
+            yield f"{option_name(name)} is not set; --tls {settings.tls} needs it; allowed: {rules()[name].allowed}"
+    if settings.tls == "off" and not settings.plain:
+        yield "--plain is 'false' and --tls is 'off': nothing would be listened on; allowed: one of them on"
 
 
 def show_settings(options: Mapping[str, str | None], environ: Mapping[str, str]) -> list[Shown]:
@@ -372,6 +476,8 @@ def show_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         else:
             origin = Origin.DEFAULT
         value = text if origin in {Origin.OPTION, Origin.VARIABLE} else rule.shown
+        if value.lstrip().startswith("-----BEGIN"):
+            value = "(PEM text)"
         shown.append(Shown(name=name, value="(hidden)" if rule.secret and value else value, origin=origin, rule=rule))
     return shown
 

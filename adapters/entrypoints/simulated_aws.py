@@ -34,7 +34,7 @@ DEFINITION_FILE: Final = Path(__file__).parents[2] / "infra" / "import_workflow.
 """The state machine as it is deployed; read as a file, since nothing at run time imports the deployment."""
 
 _STEPS: Final = ("list_batch", "start_import", "follow_import", "record_results", "fail_batch", "notify")
-_NAME: Final = "storescp-cloud"
+NAME: Final = "storescp-cloud"
 _STOP_SECONDS: Final = 5.0
 
 Function = Callable[[str, Mapping[str, Any]], Any]
@@ -71,6 +71,8 @@ class SimulatedAws:
         self._port = port
         self._server: BaseWSGIServer | None = None
         self._request = threading.Lock()
+        self._clients: dict[str, Any] = {}
+        self._making_clients = threading.Lock()
         self._application = DomainDispatcherApplication(create_backend_app)
 
     @property
@@ -110,32 +112,45 @@ class SimulatedAws:
     def stop(self) -> None:
         """End all executions and close; everything in it is gone."""
         if self._server is not None:
-            self._stop_executions()
+            self.stop_executions()
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
             self._stack.close()
             self._server = None
 
-    def client(self, service: str, **options: Any) -> Any:  # noqa: ANN401  # its type depends on the text
-        """Return a client of a service."""
-        session = boto3.Session(
-            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-            region_name=self.region,
-        )
-        config = Config(retries={"mode": "standard", "total_max_attempts": 3}, s3={"addressing_style": "path"})
-        return session.client(service, **{"endpoint_url": self.url, "config": config, **options})  # type: ignore[call-overload]
+    def client(self, service: str) -> Any:  # noqa: ANN401  # its type depends on the text
+        """Return the client of a service; it is closed when this stops."""
+        with self._making_clients:
+            if service not in self._clients:
+                session = boto3.Session(
+                    aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+                    aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+                    region_name=self.region,
+                )
+                config = Config(retries={"mode": "standard", "total_max_attempts": 3}, s3={"addressing_style": "path"})
+                self._clients[service] = session.client(service, endpoint_url=self.url, config=config)  # type: ignore[call-overload]
+            return self._clients[service]
 
-    def create(self) -> Created:
-        """Create buckets, table, topic, functions and the state machine."""
-        staging, results = f"{_NAME}-staging", f"{_NAME}-results"
+    def create(self, name: str = NAME, *, state_machine_arn: str | None = None) -> Created:
+        """
+        Create buckets, table, topic, functions and the state machine.
+
+        Args:
+            name: of the table, and what all other names begin with.
+            state_machine_arn: one that was created before; a new one otherwise.
+
+        """
+        staging, results = f"{name}-staging", f"{name}-results"
         s3, dynamodb = self.client("s3"), self.client("dynamodb")
         place = {} if self.region == "us-east-1" else {"LocationConstraint": self.region}
         for bucket in (staging, results):
             s3.create_bucket(Bucket=bucket, **({"CreateBucketConfiguration": place} if place else {}))
         s3.put_bucket_versioning(Bucket=staging, VersioningConfiguration={"Status": "Enabled"})
-        dynamodb.create_table(TableName=_NAME, **TABLE_DEFINITION)
-        topic = self.client("sns").create_topic(Name=_NAME)["TopicArn"]
-        machine = self._create_state_machine()
-        role = f"arn:aws:iam::{ACCOUNT}:role/{_NAME}-data-access"
+        dynamodb.create_table(TableName=name, **TABLE_DEFINITION)
+        topic = self.client("sns").create_topic(Name=name)["TopicArn"]
+        machine = state_machine_arn or self._create_state_machine(name)
+        role = f"arn:aws:iam::{ACCOUNT}:role/{name}-data-access"
         return Created(
             settings={
                 "profile": "aws",
@@ -143,7 +158,7 @@ class SimulatedAws:
                 "staging_bucket": staging,
                 "results_bucket": results,
                 "bucket_owner": ACCOUNT,
-                "table": _NAME,
+                "table": name,
                 "data_access_role_arn": role,
                 "state_machine_arn": machine,
                 "topic_arn": topic,
@@ -153,16 +168,16 @@ class SimulatedAws:
             topic_arn=topic,
             staging_bucket=staging,
             results_bucket=results,
-            table=_NAME,
+            table=name,
         )
 
-    def _create_state_machine(self) -> str:
+    def _create_state_machine(self, name: str) -> str:
         iam, functions = self.client("iam"), self.client("lambda")
-        role = iam.create_role(RoleName=_NAME, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        role = iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
         arns = {}
         for step in _STEPS:
             made = functions.create_function(
-                FunctionName=f"{_NAME}-{step}",
+                FunctionName=f"{name}-{step}",
                 PackageType="Image",
                 Code={"ImageUri": f"{ACCOUNT}.dkr.ecr.{self.region}.amazonaws.com/storescp:latest"},
                 ImageConfig={"Command": [f"adapters.entrypoints.lambdas.{step}"]},
@@ -171,19 +186,20 @@ class SimulatedAws:
             arns[step] = made["FunctionArn"]
         definition = re.sub(r"\$\{(\w+)\}", lambda found: arns[found[1]], DEFINITION_FILE.read_text(encoding="utf-8"))
         machine = self.client("stepfunctions").create_state_machine(
-            name=f"{_NAME}-import", definition=definition, roleArn=role
+            name=f"{name}-import", definition=definition, roleArn=role
         )
         return str(machine["stateMachineArn"])
 
     def _invoke(self, name: str, event: Mapping[str, Any]) -> Any:  # noqa: ANN401  # as the function has it
-        return self.lambda_function(name.removeprefix(f"{_NAME}-"), event)
+        return self.lambda_function(name.rpartition("-")[2], event)
 
     def _one_at_a_time(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._request:
             answer: Iterable[bytes] = self._application(environ, start_response)
             return answer
 
-    def _stop_executions(self) -> None:
+    def stop_executions(self) -> None:
+        """End all executions that run, and wait for them."""
         from moto.stepfunctions.parser.utils import TMP_THREADS
 
         machines = self.client("stepfunctions")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -96,6 +97,9 @@ class Consignment:
     def send(self) -> Iterator[SentFile]:
         """Send them one after the other, yielding each result."""
         return self.scu.send(self.files)
+
+
+_REACTOR_TURN_SECONDS = 0.02
 
 
 class _NoAssociation(Exception):
@@ -331,8 +335,35 @@ class _BoundedQueue(queue.Queue[Any]):
                 connection.socket.shutdown(socket.SHUT_RDWR)
 
 
+class HeldBack(threading.Event):
+    """
+    Stands in for the event that lets an association's reactor run, while the reactor is kept waiting.
+
+    Before each request pynetdicom asks its reactor to pause and goes on as soon as that says so; a reactor that was
+    just about to look for messages then takes a quick receiver's answer away from the request that waits for it.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association = association
+        self._real: threading.Event = association._reactor_checkpoint  # noqa: SLF001  # pynetdicom has no other way
+        self._real.clear()
+        # Longer than the reactor needs for a turn: whatever it was doing, it waits afterwards.
+        time.sleep(_REACTOR_TURN_SECONDS)
+        association._reactor_checkpoint = self  # noqa: SLF001
+
+    def set(self) -> None:
+        """Keep the reactor waiting."""
+
+    def let_go(self) -> None:
+        """Let the reactor run again."""
+        self._association._reactor_checkpoint = self._real  # noqa: SLF001
+        self._real.set()
+
+
 def _tuned(association: Association, timeout_seconds: float) -> Association:
     """Let an open association read ahead little, and send small PDUs at once: else each file waits 40 ms for an ack."""
+    HeldBack(association)
     association.dul.to_provider_queue = _BoundedQueue(association, timeout_seconds)
     connection = association.dul.socket
     if connection is not None and connection.socket is not None:
@@ -343,6 +374,9 @@ def _tuned(association: Association, timeout_seconds: float) -> Association:
 
 def _end(association: Association) -> None:
     """Release an association; end it by force if that fails."""
+    checkpoint = association._reactor_checkpoint  # noqa: SLF001  # set by us
+    if isinstance(checkpoint, HeldBack):
+        checkpoint.let_go()
     if association.is_established:
         association.release()
     if not association.is_released and association.is_alive():

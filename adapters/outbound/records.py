@@ -289,7 +289,7 @@ def _request_fields(request: CommitmentRequest) -> Mapping[str, object]:
 
 
 def _packed(references: Sequence[CommitmentReference], verdicts: Sequence[Verdict | None]) -> str:
-    """Compress what would not fit otherwise: 10,000 references have to fit into one item of 400 KB."""
+    """Compress what would not fit otherwise: 9,000 references have to fit into one item of 400 KB."""
     lines = []
     for reference, verdict in zip(references, verdicts, strict=True):
         code = "" if verdict is None else str(int(verdict.failure or 0))

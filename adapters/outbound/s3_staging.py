@@ -69,13 +69,17 @@ class S3StagingArea:
         bucket: where objects go.
         drafts: where their bytes are until then.
         clock: tells what `stage` returns; S3 tells what `facts` returns.
+        copied_at_once_bytes: S3 copies larger objects in parts only.
 
     """
 
-    def __init__(self, bucket: S3Bucket, drafts: DraftSpace, clock: Clock) -> None:
+    def __init__(
+        self, bucket: S3Bucket, drafts: DraftSpace, clock: Clock, *, copied_at_once_bytes: int = _COPIED_AT_ONCE_BYTES
+    ) -> None:
         self._bucket = bucket
         self._drafts = drafts
         self._clock = clock
+        self._copied_at_once_bytes = copied_at_once_bytes
         self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
 
     def draft(self) -> SpooledDraft:
@@ -225,18 +229,18 @@ class S3StagingArea:
             "ContentType": head.get("ContentType", _CONTENT_TYPE),
             "Metadata": {_STAGED_AT: staged_at, **head["Metadata"]},
             "MetadataDirective": "REPLACE",
+            "CopySourceIfMatch": head["ETag"],  # what was looked at, and nothing else
         }
         if self._bucket.owner:
-            changes["ExpectedBucketOwner"] = changes["ExpectedSourceBucketOwner"] = self._bucket.owner
+            changes["ExpectedBucketOwner"] = self._bucket.owner
         if self._bucket.kms_key:
             changes["ServerSideEncryption"] = "aws:kms"
             changes["SSEKMSKeyId"] = self._bucket.kms_key
-        if head["ContentLength"] <= _COPIED_AT_ONCE_BYTES:
+        if head["ContentLength"] <= self._copied_at_once_bytes:
             self._bucket.client.copy_object(
                 Bucket=self._bucket.name,
                 Key=target,
                 CopySource={"Bucket": self._bucket.name, "Key": source},
-                CopySourceIfMatch=head["ETag"],
                 **changes,
             )
         else:
@@ -262,8 +266,8 @@ class _Copied(TypedDict, total=False):
     ContentType: str
     Metadata: dict[str, str]
     MetadataDirective: Literal["REPLACE"]
+    CopySourceIfMatch: str
     ExpectedBucketOwner: str
-    ExpectedSourceBucketOwner: str
     ServerSideEncryption: Literal["aws:kms"]
     SSEKMSKeyId: str
 

@@ -23,8 +23,8 @@ Field = str | int | float | None
 
 _MAX_CHARACTERS = 1_000
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+,\[\]()<>-]+", re.ASCII)
-_ERRORS = ("failed", "lost")
-_WARNINGS = ("refused", "rejected", "delayed")
+_ERRORS = ("failed", "lost", "expired")
+_WARNINGS = ("refused", "rejected", "delayed", "expiring")
 
 
 class Level(IntEnum):

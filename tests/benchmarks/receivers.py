@@ -66,7 +66,8 @@ class Receiver(ABC):
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
         self.port = self.port or _free_port()
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
+        log_path = self.folder.parent / f"{self.folder.name}.log"
+        with log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(),
                 stdout=log,
@@ -83,8 +84,9 @@ class Receiver(ABC):
                 time.sleep(0.05)
             else:
                 return self
+        said = log_path.read_text(errors="replace")[-500:]
         self.__exit__()
-        raise RuntimeError(f"{self.name} does not listen")
+        raise RuntimeError(f"{self.name} does not listen: {said}")
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

@@ -246,6 +246,8 @@ def test_what_is_superseded_leaves_its_batch_once(area: StagingArea) -> None:
 
     assert [second] == list(area.list(BATCH))
     assert area.read_head(first, 10) == b""
+    assert [first.key] == [staged.key for staged in area.superseded(BATCH)]
+    assert list(area.superseded(OTHER)) == []
 
 
 def test_rehousing_takes_the_facts_along(area: StagingArea, clock: FakeClock) -> None:

@@ -49,7 +49,6 @@ _GENERATED = (
     "ignore::DeprecationWarning:pulumi_aws",
     "ignore::DeprecationWarning:pulumi_awsx",
     "ignore::UserWarning:pulumi_aws",
-    "ignore::ResourceWarning",  # the event loop of a program that was refused half-way
 )
 
 

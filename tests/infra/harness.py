@@ -11,6 +11,7 @@ import logging
 import runpy
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def run_program(
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         monitor, loop = RecordingMonitor(mocks), asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
+        of_workers: list[asyncio.AbstractEventLoop] = []
+
+        def give_loop() -> None:
+            """Give a worker thread the loop that the mocks would else make for it, and never close."""
+            of_workers.append(asyncio.new_event_loop())
+            asyncio.set_event_loop(of_workers[-1])
+
+        loop.set_default_executor(ThreadPoolExecutor(initializer=give_loop))
         try:
             set_mocks(mocks, project=PROJECT, stack=stack, preview=preview, monitor=monitor)
             exports: dict[str, Any] = {}
@@ -134,7 +143,8 @@ def run_program(
             outputs = {key: loop.run_until_complete(value(output)) for key, output in exports.items()}
         finally:
             loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
+            for each in (loop, *of_workers):
+                each.close()
             asyncio.set_event_loop(None)
         resources = [resource for resource in monitor.registered.values() if resource.type != STACK_TYPE]
         return Deployed(resources, outputs)

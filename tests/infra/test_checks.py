@@ -58,7 +58,10 @@ def accepted(settings: dict[str, Any], account: FakeAccount | None = None) -> No
         ),
         ({"kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1"}, ["kmsKeyArn: it is in us-east-1"]),
         ({"mutualTls": MUTUAL, "tlsCertificateArn": CERTIFICATE}, ["mutualTls: TLS ends in the receiver or at"]),
-        ({"internetFacing": True, "tlsCertificateArn": CERTIFICATE}, ["peerCidrs: the load balancer is internet-facing"]),
+        (
+            {"internetFacing": True, "tlsCertificateArn": CERTIFICATE},
+            ["peerCidrs: the load balancer is internet-facing"],
+        ),
         ({"internetFacing": True, "peerCidr1": "203.0.113.0/24"}, ["internetFacing: images of patients would cross"]),
         (
             {"vpcEndpoints": "all", "storageCommitmentPeers": ["CT1@8.8.8.8:104"]},
@@ -85,7 +88,10 @@ def test_plaintext_over_the_internet_must_be_said() -> None:
         ({"privateSubnetIds": [PRIVATE[0], "subnet-0eeeeeeeeeeeeeee1"]}, "subnet-0eeeeeeeeeeeeeee1 do not exist"),
         ({"privateSubnetIds": [PRIVATE[1], "subnet-0ccccccccccccccc1"]}, f"subnet-0ccccccccccccccc1 are not in {VPC}"),
         ({"privateSubnetIds": [PRIVATE[0]]}, "privateSubnetIds: at least two are needed"),
-        ({"privateSubnetIds": ["subnet-0bbbbbbbbbbbbbbb1", "subnet-0bbbbbbbbbbbbbbb2"]}, "lead straight to the internet"),
+        (
+            {"privateSubnetIds": ["subnet-0bbbbbbbbbbbbbbb1", "subnet-0bbbbbbbbbbbbbbb2"]},
+            "lead straight to the internet",
+        ),
         (
             {"privateSubnetIds": ["subnet-0ddddddddddddddd1", "subnet-0ddddddddddddddd2"]},
             "no endpoints for s3, dynamodb, ecr.api, ecr.dkr, logs, states",
@@ -166,9 +172,15 @@ def test_the_account_is_not_checked_where_the_stack_says_so() -> None:
 @pytest.mark.parametrize(
     "account,words",
     [
-        (FakeAccount(vpcs=tuple(f"vpc-{n}" for n in range(5))), "VPCs per region is 5, others use 5, the stack needs 1"),
+        (
+            FakeAccount(vpcs=tuple(f"vpc-{n}" for n in range(5))),
+            "VPCs per region is 5, others use 5, the stack needs 1",
+        ),
         (FakeAccount(addresses=tuple("abcd")), "Elastic IP addresses for NAT gateways is 5, others use 4"),
-        (FakeAccount(quotas={"L-3032A538": 2}), "processors of AWS Fargate at once is 2, others use 0, the stack needs 3"),
+        (
+            FakeAccount(quotas={"L-3032A538": 2}),
+            "processors of AWS Fargate at once is 2, others use 0, the stack needs 3",
+        ),
     ],
 )
 def test_a_full_quota_is_told_with_what_to_ask_for(account: FakeAccount, words: str) -> None:

@@ -95,7 +95,12 @@ def test_committed_stacks_have_no_problem(stack: str) -> None:
         ("peerCidrs", '["203.0.113.0/24", "203.0.113.0/24"]', "peers", ["203.0.113.0/24"]),
         ("peerCidrs", "203.0.113.0/24, 198.51.100.7", "peers", ["203.0.113.0/24", "198.51.100.7/32"]),
         ("storageCommitmentPeers", '["CT 1@10.0.0.7:104"]', "storage_commitment_peers", ["CT 1@10.0.0.7:104"]),
-        ("supportedSopClassUids", "1.2.840.10008.5.1.4.1.1.2", "supported_sop_class_uids", ["1.2.840.10008.5.1.4.1.1.2"]),
+        (
+            "supportedSopClassUids",
+            "1.2.840.10008.5.1.4.1.1.2",
+            "supported_sop_class_uids",
+            ["1.2.840.10008.5.1.4.1.1.2"],
+        ),
         ("requireCallingAeTitle", '["CT1", "MR2@10.0.0.0/24"]', "require_calling_ae_title", ["CT1", "MR2@10.0.0.0/24"]),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from adapters.inbound.dicom.connection import Limits
 from adapters.inbound.dicom.dataset import part10_header
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.server import DicomServer, Listener
+from adapters.inbound.dicom.tls import TlsMode, TlsPort
+from adapters.inbound.dicom.tls_credentials import Credentials
 from domain.association import AdmissionPolicy
 from domain.errors import DataSetMismatch, Draining, InstanceTooLarge, StageFailed
 from domain.instance import IdentifyingAttributes, StoreRequest
@@ -308,7 +311,7 @@ def test_compressed_instances_are_kept_as_they_are(receiver: Running) -> None:
             "MODALITY@127.0.0.1",
         ),
         ({"admission": AdmissionPolicy.parse(called_ae_titles=["STORE"])}, "MODALITY", "X", (1, 1, 7), "STORE"),
-        ({"has_room": lambda: False}, "MODALITY", "X", (2, 3, 1), "disk space"),
+        ({"shortage": lambda: "the disk is full"}, "MODALITY", "X", (2, 3, 1), "the disk is full"),
     ],
 )
 def test_a_refused_association_is_a_rejection_that_tells_what_to_change(
@@ -655,13 +658,9 @@ def certificate(tmp_path: Path, require_tool: Callable[[str], str]) -> tuple[Pat
 
 def test_a_silent_tls_client_stops_nobody(certificate: tuple[Path, Path]) -> None:
     key, cert = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-
-    def wrap(accepted: socket.socket) -> socket.socket:
-        return context.wrap_socket(accepted, server_side=True)
-
-    listeners = [Listener(host="127.0.0.1", port=0, wrap=wrap), Listener(host="127.0.0.1", port=0)]
+    credentials = Credentials(certificate=str(cert), key=str(key))
+    tls = TlsPort(TlsMode.ON, credentials, FakeTelemetry(), lambda: datetime.now(UTC))
+    listeners = [Listener(host="127.0.0.1", port=0, wrap=tls.wrap), Listener(host="127.0.0.1", port=0)]
     with running(listeners=listeners, limits=Limits(artim_seconds=1)) as receiver:
         silent = receiver.connect()
         client = ssl.create_default_context(cafile=str(cert))
@@ -680,7 +679,9 @@ def test_a_silent_tls_client_stops_nobody(certificate: tuple[Path, Path]) -> Non
         with receiver.connect() as without_tls:
             without_tls.sendall(pdus.associate_rq())
             receiver.until(lambda: receiver.ends("tls_failed") == 1)
-        assert receiver.telemetry.named("connection.tls_failed")[0]["address"] == "127.0.0.1"
+        (event,) = receiver.telemetry.named("connection.tls_refused")
+        assert (event["cause"], event["address"]) == ("not_tls", "127.0.0.1")
+        assert receiver.server.totals().tls_failures == {"not_tls": 1}
         receiver.server.drain(0)
         assert read_pdu(idle) == (7, b"\0\0\0\0")
         idle.close()

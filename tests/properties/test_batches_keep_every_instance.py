@@ -52,9 +52,7 @@ _SECONDS = st.sampled_from([0.5, 16.0, 61.0, 300.0, 605.0, 810.0])
 
 numbers = st.integers(0, 11)
 # instance, version of its bytes, study
-sendings = st.tuples(
-    st.integers(1, _INSTANCES), st.integers(0, _VERSIONS - 1), st.sampled_from([0, 0, 0, 0, 1])
-)
+sendings = st.tuples(st.integers(1, _INSTANCES), st.integers(0, _VERSIONS - 1), st.sampled_from([0, 0, 0, 0, 1]))
 
 
 @attrs.frozen
@@ -100,6 +98,11 @@ pauses = st.one_of(
         st.just(Action("recover")),
         st.lists(other_actions, max_size=8),
     ).map(lambda parts: [parts[0], parts[1], *parts[2]]),
+    st.tuples(
+        st.just(Action("time", seconds=LEASE.seconds + LEASE.recovery_margin_seconds + 60)),
+        st.just(Action("everything")),
+        st.lists(st.sampled_from([Action("everything"), Action("jobs")]), max_size=4),
+    ).map(lambda parts: [parts[0], parts[1], *parts[2]]),
     st.integers(0, 11).map(lambda which: [Action("finish", which)]),
 )
 
@@ -119,118 +122,30 @@ faults = st.one_of(
     st.builds(Fault, st.sampled_from(["away", "crash"]), st.integers(1, 14), st.booleans()),
     st.builds(Fault, st.just("pause"), st.integers(1, 14), st.booleans(), pauses.map(tuple)),
 )
+copy_actions = st.one_of(
+    handler_actions, st.builds(Action, st.sampled_from(["job", "jobs", "reject", "accept"]), st.integers(0, 3))
+)
+copy_faults = st.one_of(
+    st.builds(Fault, st.just("crash"), st.integers(1, 14), st.booleans()),
+    st.builds(
+        Fault,
+        st.just("pause"),
+        st.integers(1, 14),
+        st.booleans(),
+        st.lists(copy_actions, min_size=1, max_size=6).map(tuple),
+    ),
+)
 maybe_faults = st.one_of(st.none(), st.none(), faults)
 
 
-class Hospital(RuleBasedStateMachine):
-    """Everything that may happen."""
+class Promise(RuleBasedStateMachine):
+    """What holds always and in the end, and how things are done; without anything that happens."""
 
     lease: LeasePolicy | None = LEASE
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.lease, BatchPolicy(max_files=3))
-        self.has_lost_the_table = False
-
-    @initialize(owners=st.integers(1, 3))
-    def receivers_start(self, owners: int) -> None:
-        for number in range(owners):
-            self.world.new_owner(skew_seconds=(0.0, 45.0, -45.0)[number])
-
-    # ------------------------------------------------------------------------------ receivers
-
-    @rule(owner=numbers, sent=st.lists(sendings, min_size=1, max_size=3), is_over=st.booleans())
-    def send(self, owner: int, sent: list[tuple[int, int, int]], is_over: bool) -> None:
-        """Send some instances; `is_over` lets the batch close."""
-        for instance, version, study in sent:
-            self._receive(owner, None, partial(self._store, instance, version, study))
-        if is_over:
-            self.world.clock.advance(61)
-            self._receive(owner, None, self.world.tick)
-
-    @rule(owner=numbers, sent=sendings, fault=faults)
-    def send_with_a_fault(self, owner: int, sent: tuple[int, int, int], fault: Fault) -> None:
-        self._receive(owner, fault, partial(self._store, *sent))
-
-    @rule(
-        owner=numbers,
-        sent=sendings,
-        kind=st.sampled_from(["away", "stray", "stray", "crash", "pause", "pause", "pause"]),
-        is_after=st.booleans(),
-        meanwhile=pauses,
-    )
-    def send_and_the_stage_has_trouble(
-        self, owner: int, sent: tuple[int, int, int], kind: str, is_after: bool, meanwhile: list[Action]
-    ) -> None:
-        fault = Fault(kind, 1, is_after and kind != "stray", tuple(meanwhile), "stage")
-        self._receive(owner, fault, partial(self._store, *sent))
-
-    @rule(owner=numbers, fault=maybe_faults)
-    def tick(self, owner: int, fault: Fault | None) -> None:
-        self._receive(owner, fault, self.world.tick)
-
-    @rule(owner=numbers, is_crash=st.booleans(), fault=maybe_faults)
-    def owner_ends(self, owner: int, is_crash: bool, fault: Fault | None) -> None:
-        def end(it: Owner) -> None:
-            if not is_crash:
-                it.batches.drain()
-            self._kill(it)
-
-        self._receive(owner, fault, end)
-
-    @rule()
-    def stray_writes_arrive(self) -> None:
-        self.world.deliver_late()
-
-    # ------------------------------------------------------------------------------- handlers
-
-    @rule(action=handler_actions, fault=maybe_faults)
-    def handle(self, action: Action, fault: Fault | None) -> None:
-        self._perform(action, fault)
-
-    @rule(which=numbers, steps=st.integers(1, 6), fault=maybe_faults, is_working=st.booleans())
-    def carry_some_way(self, which: int, steps: int, fault: Fault | None, is_working: bool) -> None:
-        """Take one batch from wherever it is a good way on; one step is interrupted."""
-        batch = self._pick(which)
-        for step in range(steps if batch is not None else 0):
-            self._interrupted(fault if step == steps - 1 else None, partial(self.world.carry, batch))
-            if is_working:
-                self.world.work()
-
-    @rule(fault=maybe_faults)
-    def everything_goes_on(self, fault: Fault | None) -> None:
-        self._perform(Action("recover"), fault)
-        for batch in self.world.batch_ids(*UNFINISHED):
-            self._quietly(partial(self.world.carry, batch))
-        self.world.work()
-
-    @rule(which=numbers, fault=maybe_faults)
-    def reconcile(self, which: int, fault: Fault | None) -> None:
-        self._perform(Action("reconcile", which), fault)
-
-    @rule(which=numbers, fault=maybe_faults)
-    def operator_retries(self, which: int, fault: Fault | None) -> None:
-        self._perform(Action("retry", which), fault)
-
-    # ---------------------------------------------------------------------------- the services
-
-    @rule(seconds=_SECONDS)
-    def time_passes(self, seconds: float) -> None:
-        self.world.clock.advance(seconds)
-
-    @rule(port=st.sampled_from(["metadata", "metadata", "stage", "workflow"]), meanwhile=pauses)
-    def a_service_is_away_for_a_while(self, port: str, meanwhile: list[Action]) -> None:
-        setattr(self.world, f"is_{port}_away", True)
-        self._meanwhile(meanwhile)
-        self.world.heal()
-
-    @rule(which=numbers, is_one=st.booleans())
-    def jobs_go_on(self, which: int, is_one: bool) -> None:
-        self._act(Action("job" if is_one else "jobs", which))
-
-    @rule(kind=st.sampled_from(TROUBLES), which=numbers)
-    def importer_is_troubled(self, kind: str, which: int) -> None:
-        self._act(Action(kind, which))
 
     # --------------------------------------------------------------------------------- always
 
@@ -254,7 +169,7 @@ class Hospital(RuleBasedStateMachine):
 
     @invariant()
     def every_acknowledged_instance_shows(self) -> None:
-        if not self.has_lost_the_table:
+        if not self.world.has_lost_the_table:
             self._check_reports()
 
     def teardown(self) -> None:
@@ -266,7 +181,7 @@ class Hospital(RuleBasedStateMachine):
             self.world.retry_everything()
             self.world.run()
         self._check_the_end()
-        assert [] == list(self.world.report.failures())
+        assert list(self.world.report.failures()) == []
 
     # -------------------------------------------------------------------------------- the checks
 
@@ -293,7 +208,7 @@ class Hospital(RuleBasedStateMachine):
                 continue
             assert status.state is InstanceState.IMPORTED
             assert copy is not None
-            if self.has_lost_the_table:
+            if self.world.has_lost_the_table:
                 continue
             assert status.record is not None
             assert status.record.digest == copy.digest
@@ -306,7 +221,7 @@ class Hospital(RuleBasedStateMachine):
         self._check_reports()
         overview = world.report.overview(a_moment(-86_400))
         assert overview.pending == 0
-        if not self.has_lost_the_table:
+        if not self.world.has_lost_the_table:
             by_study = {each.study: each for each in overview.studies}
             for study in world.studies():
                 status, _ = world.report.study(study)
@@ -403,6 +318,12 @@ class Hospital(RuleBasedStateMachine):
                 self._quietly(world.recover)
             case "reconcile":
                 self._quietly(world.reconcile)
+            case "everything":
+                self._quietly(world.recover)
+                with world.interrupted(None):
+                    batches = [] if world.is_metadata_away else world.batch_ids(*UNFINISHED)
+                for batch in batches:
+                    self._quietly(partial(world.carry, batch))
             case "finish":
                 self._finish(which)
             case name if name in HANDLER_ACTIONS:
@@ -475,6 +396,133 @@ class Hospital(RuleBasedStateMachine):
             self.world.work()
 
 
+class Hospital(Promise):
+    """Everything that may happen."""
+
+    @initialize(owners=st.integers(1, 3))
+    def receivers_start(self, owners: int) -> None:
+        for number in range(owners):
+            self.world.new_owner(skew_seconds=(0.0, 45.0, -45.0)[number])
+
+    # ------------------------------------------------------------------------------ receivers
+
+    @rule(owner=numbers, sent=st.lists(sendings, min_size=1, max_size=3), is_over=st.booleans())
+    def send(self, owner: int, sent: list[tuple[int, int, int]], is_over: bool) -> None:
+        """Send some instances; `is_over` lets the batch close."""
+        for instance, version, study in sent:
+            self._receive(owner, None, partial(self._store, instance, version, study))
+        if is_over:
+            self.world.clock.advance(61)
+            self._receive(owner, None, self.world.tick)
+
+    @rule(owner=numbers, sent=sendings, fault=faults)
+    def send_with_a_fault(self, owner: int, sent: tuple[int, int, int], fault: Fault) -> None:
+        self._receive(owner, fault, partial(self._store, *sent))
+
+    @rule(
+        owner=numbers,
+        sent=sendings,
+        kind=st.sampled_from(["away", "stray", "stray", "crash", "pause", "pause", "pause"]),
+        is_after=st.booleans(),
+        meanwhile=pauses,
+    )
+    def send_and_the_stage_has_trouble(
+        self, owner: int, sent: tuple[int, int, int], kind: str, is_after: bool, meanwhile: list[Action]
+    ) -> None:
+        fault = Fault(kind, 1, is_after and kind != "stray", tuple(meanwhile), "stage")
+        self._receive(owner, fault, partial(self._store, *sent))
+
+    @rule(owner=numbers, fault=maybe_faults)
+    def tick(self, owner: int, fault: Fault | None) -> None:
+        self._receive(owner, fault, self.world.tick)
+
+    @rule(owner=numbers, is_crash=st.booleans(), fault=maybe_faults)
+    def owner_ends(self, owner: int, is_crash: bool, fault: Fault | None) -> None:
+        def end(it: Owner) -> None:
+            if not is_crash:
+                it.batches.drain()
+            self._kill(it)
+
+        self._receive(owner, fault, end)
+
+    @rule()
+    def stray_writes_arrive(self) -> None:
+        self.world.deliver_late()
+
+    # ------------------------------------------------------------------------------- handlers
+
+    @rule(action=handler_actions, fault=maybe_faults)
+    def handle(self, action: Action, fault: Fault | None) -> None:
+        self._perform(action, fault)
+
+    @rule(which=numbers, steps=st.integers(1, 6), fault=maybe_faults, is_working=st.booleans())
+    def carry_some_way(self, which: int, steps: int, fault: Fault | None, is_working: bool) -> None:
+        """Take one batch from wherever it is a good way on; one step is interrupted."""
+        batch = self._pick(which)
+        for step in range(steps if batch is not None else 0):
+            self._interrupted(fault if step == steps - 1 else None, partial(self.world.carry, batch))
+            if is_working:
+                self.world.work()
+
+    @rule(fault=maybe_faults)
+    def everything_goes_on(self, fault: Fault | None) -> None:
+        self._perform(Action("everything"), fault)
+        self.world.work()
+
+    @rule(which=numbers, fault=maybe_faults)
+    def reconcile(self, which: int, fault: Fault | None) -> None:
+        self._perform(Action("reconcile", which), fault)
+
+    @rule(which=numbers, fault=maybe_faults)
+    def operator_retries(self, which: int, fault: Fault | None) -> None:
+        self._perform(Action("retry", which), fault)
+
+    # ---------------------------------------------------------------------------- the services
+
+    @rule(seconds=_SECONDS)
+    def time_passes(self, seconds: float) -> None:
+        self.world.clock.advance(seconds)
+
+    @rule(port=st.sampled_from(["metadata", "metadata", "stage", "workflow"]), meanwhile=pauses)
+    def a_service_is_away_for_a_while(self, port: str, meanwhile: list[Action]) -> None:
+        setattr(self.world, f"is_{port}_away", True)
+        self._meanwhile(meanwhile)
+        self.world.heal()
+
+    @rule(which=numbers, is_one=st.booleans())
+    def jobs_go_on(self, which: int, is_one: bool) -> None:
+        self._act(Action("job" if is_one else "jobs", which))
+
+    @rule(kind=st.sampled_from(TROUBLES), which=numbers)
+    def importer_is_troubled(self, kind: str, which: int) -> None:
+        self._act(Action(kind, which))
+
+
+class TwoCopies(Promise):
+    """Two receivers hold other bytes of one instance, and whatever is done to their batches is done in any order."""
+
+    @initialize(number=st.integers(2, 3))
+    def copies_are_sent(self, number: int) -> None:
+        for version in range(number):
+            owner = self.world.new_owner()
+            self.world.store(owner, 1, version)
+        self.world.clock.advance(61)
+        for owner in self.world.owners:
+            self.world.tick(owner)
+
+    @rule(name=st.sampled_from(HANDLER_ACTIONS), which=numbers, fault=st.one_of(st.none(), copy_faults))
+    def handle(self, name: str, which: int, fault: Fault | None) -> None:
+        self._perform(Action(name, which), fault)
+
+    @rule(which=numbers)
+    def job_goes_on(self, which: int) -> None:
+        self._act(Action("job", which))
+
+    @rule(name=st.sampled_from(["reject", "accept", "fail a job", "run ends"]), which=numbers)
+    def trouble(self, name: str, which: int) -> None:
+        self._act(Action(name, 0 if name == "reject" else which))
+
+
 class HospitalWithLocks(Hospital):
     """On one machine: owners hold locks, which end with them."""
 
@@ -484,16 +532,19 @@ class HospitalWithLocks(Hospital):
 class HospitalLosingItsTable(Hospital):
     """The metadata table is lost, later, and rebuilt."""
 
-    @precondition(lambda self: len(self.world.acknowledged) >= 3 and not self.has_lost_the_table)
+    @precondition(lambda self: len(self.world.acknowledged) >= 3 and not self.world.has_lost_the_table)
     @rule()
     def table_is_lost(self) -> None:
         self.world.lose_the_table()
-        self.has_lost_the_table = True
 
 
-TestHospital = pytest.mark.timeout(0)(Hospital.TestCase)
-TestHospital.settings = SETTINGS
-TestHospitalWithLocks = pytest.mark.timeout(0)(HospitalWithLocks.TestCase)
-TestHospitalWithLocks.settings = SETTINGS
-TestHospitalLosingItsTable = pytest.mark.timeout(0)(HospitalLosingItsTable.TestCase)
-TestHospitalLosingItsTable.settings = SETTINGS
+def _case(machine: type[RuleBasedStateMachine]) -> Any:
+    case = pytest.mark.timeout(0)(machine.TestCase)
+    case.settings = SETTINGS
+    return case
+
+
+TestHospital = _case(Hospital)
+TestHospitalWithLocks = _case(HospitalWithLocks)
+TestHospitalLosingItsTable = _case(HospitalLosingItsTable)
+TestTwoCopies = _case(TwoCopies)

@@ -22,7 +22,7 @@ from domain.commitment import CommitmentReference, CommitmentResult
 from domain.errors import InvalidIdentifier, UnreadableDataSet
 from domain.identifiers import Uid
 
-MAXIMUM_BYTES = 2 * 1024 * 1024  # 10,000 references have at most 1.8 MB
+MAXIMUM_BYTES = 2 * 1024 * 1024  # 9,000 references have at most 1.6 MB
 _INFLATED_BYTES = 2 * MAXIMUM_BYTES
 
 _IMPLICIT_LITTLE = "1.2.840.10008.1.2"

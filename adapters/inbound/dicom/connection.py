@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ import attrs
 
 from adapters.inbound.dicom.associate import AssociateRequest
 from adapters.inbound.dicom.commitment import AssociationCommitments, CommitmentDesk
+from adapters.inbound.dicom.counters import Counters
 from adapters.inbound.dicom.indications import (
     AbortIndication,
     ArtimStart,
@@ -30,10 +30,11 @@ from adapters.inbound.dicom.indications import (
     ReleaseIndication,
     ViolationIndication,
 )
-from adapters.inbound.dicom.operations import Counters, Operations
+from adapters.inbound.dicom.operations import Operations
 from adapters.inbound.dicom.presentation import PresentationPolicy, name_of
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
 from adapters.inbound.dicom.state_table import State
+from adapters.inbound.dicom.tls_failures import HandshakeFailed
 from adapters.inbound.dicom.upper_layer import UpperLayer
 from domain.association import Acceptance, AssociationFacts, Rejection
 from domain.errors import ProtocolViolation
@@ -95,6 +96,10 @@ class Connection:
     """
     Drive one accepted socket until it is closed.
 
+    Attributes:
+        counters: what it did until now.
+        refusal: after its end, which rejection it was or why TLS failed; empty if neither.
+
     Args:
         transport: the accepted socket, which is ours from now on.
         address: the peer's address as text.
@@ -111,6 +116,7 @@ class Connection:
         self.label = label
         self.names: Acceptance | None = None
         self.counters = Counters()
+        self.refusal = ""
         self._transport = transport
         self._host = host
         self._limits = host.limits
@@ -120,6 +126,7 @@ class Connection:
         self._commitments: AssociationCommitments | None = None
         self._is_waiting_for_quiet = False
         self._deadline: float | None = None
+        self._read_timeout = self._limits.artim_seconds
         self._is_expelled = False
         self._end = "closed_before_asking"
 
@@ -136,7 +143,6 @@ class Connection:
         finally:
             if self._operations is not None:
                 self._operations.abandon()
-                self.counters = self._operations.counters
             self._transport.close()
             self._host.ended(self, self._end)
 
@@ -164,9 +170,15 @@ class Connection:
             transport.settimeout(self._limits.artim_seconds)
             try:
                 self._transport = self._wrap(transport)
-            except ssl.SSLError as error:
+            except TimeoutError:
+                self._end = "silent"
+                raise
+            except HandshakeFailed as failure:
                 self._end = "tls_failed"
-                self._event("connection.tls_failed", address=self.address, reason=error.reason or "no TLS spoken")
+                self.refusal = failure.cause
+                self._event(
+                    "connection.tls_refused", address=self.address, cause=failure.cause, explanation=failure.explanation
+                )
                 raise
         else:
             transport.settimeout(None)
@@ -238,11 +250,12 @@ class Connection:
                 self._timed_out("dimse", dimse_timeout)
             elif idle > network_timeout:
                 self._timed_out("network", network_timeout)
-            elif not is_within_message:
-                self._use_the_quiet()
+            else:
+                self._use_the_quiet(operations)
 
-    def _use_the_quiet(self) -> None:
-        if self._is_waiting_for_quiet and self._commitments is not None:
+    def _use_the_quiet(self, operations: Operations) -> None:
+        """Send what was waiting for a moment in which the peer sends nothing."""
+        if self._is_waiting_for_quiet and self._commitments is not None and not operations.is_within_message:
             self._commitments.report_one()
 
     @property
@@ -267,12 +280,17 @@ class Connection:
             # The kernel's own timer: Python's would ask poll() before each read.
             _set_timeval(self._transport, socket.SO_RCVTIMEO, seconds)
         else:
+            self._read_timeout = seconds
             self._transport.settimeout(seconds)
 
     def _flush(self) -> None:
         data = self._layer.data_to_send()
-        if data:
+        if data and self._wrap is None:
             self._transport.sendall(data)
+        elif data:  # here reading and sending share one time-out
+            self._transport.settimeout(self._limits.network_timeout_seconds)
+            self._transport.sendall(data)
+            self._transport.settimeout(self._read_timeout)
 
     def _handle(self, indications: Sequence[Indication]) -> None:
         for indication in indications:
@@ -315,6 +333,8 @@ class Connection:
             self._lost("closed by the peer")
 
     def _admit(self, request: AssociateRequest) -> None:
+        if self._layer.state is not State.AWAIT_ASSOCIATE_RESPONSE:
+            return  # what came behind it in the same bytes ended it already: an abort, or what broke the protocol
         facts = AssociationFacts(
             calling_ae_title=request.calling_ae_title,
             called_ae_title=request.called_ae_title,
@@ -342,6 +362,7 @@ class Connection:
             send=self._answer,
             commitments=self._commitments,
         )
+        self.counters = self._operations.counters
         self._layer.accept(accept)
         self._event(
             "association.accepted",
@@ -379,6 +400,7 @@ class Connection:
 
     def _rejected(self, request: AssociateRequest, rejection: Rejection) -> None:
         self._end = "rejected"
+        self.refusal = f"{rejection.result},{rejection.source},{rejection.reason}"
         self._event(
             "association.rejected",
             **self._parties(request),

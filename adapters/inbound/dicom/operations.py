@@ -7,11 +7,11 @@ A failing C-STORE never ends the association: the rest of its data set is read a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
-import attrs
+from time import monotonic
 
 from adapters.inbound.dicom.associate import ContextResult
 from adapters.inbound.dicom.commitment import STORAGE_COMMITMENT, AssociationCommitments, CommitmentAction
+from adapters.inbound.dicom.counters import Counters
 from adapters.inbound.dicom.dataset import IdentityReader, part10_header
 from adapters.inbound.dicom.dimse import (
     RESPONSE,
@@ -34,7 +34,7 @@ from adapters.inbound.dicom.status import (
     answer_for,
 )
 from domain.association import Acceptance
-from domain.errors import ProtocolViolation, StoreScpError
+from domain.errors import Draining, PeerError, ProtocolViolation, StoreScpError
 from domain.identifiers import Uid
 from domain.instance import StoreRequest
 
@@ -44,16 +44,6 @@ _NOT_STORAGE = Answer(
     status=SOP_CLASS_NOT_SUPPORTED, comment="SOP class not welcome here: see --supported-sop-class-uids"
 )
 _UNKNOWN_OPERATION = Answer(status=UNRECOGNIZED_OPERATION, comment="Only C-STORE and C-ECHO are served here")
-
-
-@attrs.define
-class Counters:
-    """What one association, or all of them together, did since it began."""
-
-    stored: int = 0
-    refused: int = 0
-    echoed: int = 0
-    data_set_bytes: int = 0
 
 
 class Operations:
@@ -187,6 +177,7 @@ class Operations:
     def _end(self) -> None:
         """Answer the message at hand, whose last byte has arrived."""
         assert self._current is not None  # noqa: S101 - set by its command
+        started = monotonic()
         context_id, command = self._current
         store, self._store = self._store, None
         action, self._action = self._action, None
@@ -196,7 +187,10 @@ class Operations:
             answer = store.finish()
             if answer is _SUCCEEDED:
                 self.counters.stored += 1
+                self.counters.staged_at = started
             else:
+                if store.error is not None and not isinstance(store.error, PeerError | Draining):
+                    self.counters.stage_failed_at = started
                 self._report(command, answer, store.error)
         elif action is not None:
             answer = action.finish()
@@ -214,6 +208,8 @@ class Operations:
             command, answer.status, comment=answer.comment, offending_element=answer.offending_element
         )
         self._send(context_id, response)
+        if field == CommandField.C_STORE:
+            self.counters.answered(answer.status, monotonic() - started)
 
     def _report(self, command: Command, answer: Answer, error: BaseException | None) -> None:
         self.counters.refused += 1

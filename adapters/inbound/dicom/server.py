@@ -22,7 +22,7 @@ import attrs
 
 from adapters.inbound.dicom.commitment import CommitmentDesk
 from adapters.inbound.dicom.connection import Connection, Limits, Wrap
-from adapters.inbound.dicom.operations import Counters
+from adapters.inbound.dicom.counters import Counters
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
 from domain.association import Acceptance, AdmissionPolicy, AssociationFacts, Load, Rejection
@@ -54,20 +54,47 @@ class Listener:
 @attrs.frozen(kw_only=True)
 class Totals:
     """
-    What the receiver did since it began; `ends` counts connections by how they ended.
+    What the receiver did since it began, open associations included; `ends` counts connections by how they ended.
 
     The ends: released, aborted (by the peer), violated (we aborted), timed_out, lost, expelled (we stopped), rejected,
     closed_before_asking, silent (ARTIM ran out first), tls_failed, failed (a bug), turned_away (over the cap of
     connections that have not asked yet).
+
+    Attributes:
+        accepted: associations that were opened.
+        work: what all associations did.
+        rejections: how often each was sent, as "result,source,reason".
+        tls_failures: how often a TLS handshake failed for each cause.
+
     """
 
     open_connections: int
     open_associations: int
-    stored: int
-    refused: int
-    echoed: int
-    data_set_bytes: int
+    accepted: int
+    work: Counters
     ends: dict[str, int]
+    rejections: dict[str, int]
+    tls_failures: dict[str, int]
+
+    @property
+    def stored(self) -> int:
+        """Instances that were answered Success."""
+        return self.work.stored
+
+    @property
+    def refused(self) -> int:
+        """Instances that were answered otherwise."""
+        return self.work.refused
+
+    @property
+    def echoed(self) -> int:
+        """C-ECHO requests that were answered."""
+        return self.work.echoed
+
+    @property
+    def data_set_bytes(self) -> int:
+        """Bytes of data sets that arrived."""
+        return self.work.data_set_bytes
 
 
 class DicomServer:
@@ -82,7 +109,8 @@ class DicomServer:
         telemetry: where events go.
         commitments: storage commitment; None where it is not served.
         limits: what one connection may cost.
-        has_room: False while disk space or memory is low; asked once per association, from many threads.
+        shortage: says of what there is too little to take more, and the remedy; empty if there is enough. Asked once
+            per association, from many threads.
         maximum_pending: connections that have not asked yet, in all.
         maximum_pending_per_address: the same per peer address.
         accept_queue: connections that the system holds for us before we accept them.
@@ -99,7 +127,7 @@ class DicomServer:
         telemetry: Telemetry,
         commitments: CommitmentDesk | None = None,
         limits: Limits | None = None,
-        has_room: Callable[[], bool] = lambda: True,
+        shortage: Callable[[], str] = str,
         maximum_pending: int = 1024,
         maximum_pending_per_address: int = 256,
         accept_queue: int = 1024,
@@ -111,7 +139,7 @@ class DicomServer:
         self.commitments = commitments
         self._listeners = tuple(listeners)
         self._admission = admission
-        self._has_room = has_room
+        self._shortage = shortage
         self._maximum_pending = maximum_pending
         self._maximum_pending_per_address = maximum_pending_per_address
         self._accept_queue = accept_queue
@@ -124,6 +152,8 @@ class DicomServer:
         self._pending: Counter[str] = Counter()
         self._open: Counter[AeTitle] = Counter()
         self._ends: Counter[str] = Counter()
+        self._accepted = 0
+        self._refusals: dict[str, Counter[str]] = {"rejected": Counter(), "tls_failed": Counter()}
         self._done = Counters()
         self._labels = (f"{secrets.token_hex(3)}-{number}" for number in itertools.count(1))
 
@@ -132,7 +162,7 @@ class DicomServer:
         Bind and begin to accept.
 
         Raises:
-            OSError: if an address cannot be bound; nothing is left open.
+            OSError: if an address cannot be bound, which its `filename` names; nothing is left open.
 
         """
         try:
@@ -168,21 +198,35 @@ class DicomServer:
         self._join(time.monotonic() + _EXPEL_SECONDS + self.limits.artim_seconds)
 
     def totals(self) -> Totals:
-        """Add up what was done until now; work of open associations counts when they end."""
+        """Add up what was done until now."""
+        work = Counters()
         with self._lock:
+            work.add(self._done)
+            for connection in self._threads:
+                work.add(connection.counters)
             return Totals(
                 open_connections=len(self._threads),
                 open_associations=self._open.total(),
-                stored=self._done.stored,
-                refused=self._done.refused,
-                echoed=self._done.echoed,
-                data_set_bytes=self._done.data_set_bytes,
+                accepted=self._accepted,
+                work=work,
                 ends=dict(self._ends),
+                rejections=dict(self._refusals["rejected"]),
+                tls_failures=dict(self._refusals["tls_failed"]),
             )
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop."""
+        return self._is_draining
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether connections are taken."""
+        return self._acceptor is not None and self._acceptor.is_alive()
 
     def admit(self, connection: Connection, facts: AssociationFacts) -> Acceptance | Rejection:
         """Decide for a connection, and count its association as open if accepted."""
-        has_room = self._has_room()
+        shortage = self._shortage()
         caller: AeTitle | None
         with self._lock:
             caller = next((title for title in self._open if title.value == facts.calling_ae_title), None)
@@ -192,23 +236,22 @@ class DicomServer:
                     associations=self._open.total(),
                     associations_of_caller=0 if caller is None else self._open[caller],
                     is_draining=self._is_draining,
-                    is_short_of_room=not has_room,
+                    shortage=shortage,
                 ),
             )
             if isinstance(decision, Acceptance):
+                self._accepted += 1
                 self._open[decision.calling_ae_title] += 1
                 self._no_longer_pending(connection.address)
         return decision
 
     def ended(self, connection: Connection, how: str) -> None:
         """Count one connection's end and take its work into the totals."""
-        work = connection.counters
         with self._lock:
             self._ends[how] += 1
-            self._done.stored += work.stored
-            self._done.refused += work.refused
-            self._done.echoed += work.echoed
-            self._done.data_set_bytes += work.data_set_bytes
+            if how in self._refusals:
+                self._refusals[how][connection.refusal] += 1
+            self._done.add(connection.counters)
             if connection.names is None:
                 self._no_longer_pending(connection.address)
             else:
@@ -231,9 +274,9 @@ class DicomServer:
             bound.bind((listener.host, listener.port))
             bound.listen(self._accept_queue)
             bound.settimeout(0)
-        except OSError:
+        except OSError as error:
             bound.close()
-            raise
+            raise OSError(error.errno, error.strerror, f"{listener.host} port {listener.port}") from error
         return bound
 
     def _accept_until_draining(self) -> None:

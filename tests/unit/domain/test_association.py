@@ -97,9 +97,9 @@ def test_a_caller_once_named_without_a_network_may_call_from_anywhere(callers: l
     "load,expected,remedy",
     [
         (Load(is_draining=True), CONGESTION, "repeat"),
-        (Load(is_short_of_room=True), CONGESTION, "disk space or memory is low"),
+        (Load(shortage="the disk is full: free some"), CONGESTION, "the disk is full: free some"),
         (Load(associations=2), LIMIT, "raise --maximum-associations (2)"),
-        (Load(associations=1, associations_of_caller=1), LIMIT, "per calling AE title (1)"),
+        (Load(associations=1, associations_of_caller=1), LIMIT, "raise --maximum-associations-per-ae (1)"),
         (Load(associations=1), None, ""),
     ],
 )

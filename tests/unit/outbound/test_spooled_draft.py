@@ -5,8 +5,14 @@ from typing import IO
 
 import pytest
 
+from adapters.outbound.draft_room import DraftRoom, Held
 from adapters.outbound.spooled_draft import DraftSpace, SpooledDraft
+from domain.budget import DraftBudget
 from domain.errors import StageFailed
+
+
+def _room(memory_bytes: int) -> DraftRoom:
+    return DraftRoom(DraftBudget(memory_bytes=memory_bytes))
 
 
 def _content(draft: SpooledDraft) -> bytes:
@@ -41,7 +47,7 @@ def test_a_small_draft_makes_no_file_and_a_large_one_none_with_a_name(tmp_path: 
 
 
 def test_drafts_share_their_memory_and_one_that_finds_none_goes_on_in_its_file(tmp_path: Path) -> None:
-    space = DraftSpace(tmp_path / "incoming", kept_bytes=10, total_bytes=15)
+    space = DraftSpace(tmp_path / "incoming", kept_bytes=10, room=_room(15))
     first, second = SpooledDraft(space), SpooledDraft(space)
     first.write(b"1" * 10)
     assert not (tmp_path / "incoming").exists()
@@ -52,18 +58,17 @@ def test_drafts_share_their_memory_and_one_that_finds_none_goes_on_in_its_file(t
     assert (tmp_path / "incoming").exists()
     assert _content(second) == b"2" * 7
     first.discard()
-    assert space.take(15)
-    space.give_back(15)
+    assert space.room.held().memory == 0
     second.discard()
-    assert space.take(15)
+    assert space.room.held().temporary == 0
 
 
 def test_a_forgotten_draft_gives_its_memory_back(tmp_path: Path) -> None:
-    space = DraftSpace(tmp_path, kept_bytes=10, total_bytes=10)
+    space = DraftSpace(tmp_path, kept_bytes=10, room=_room(10))
     SpooledDraft(space).write(b"x" * 10)
     gc.collect()
 
-    assert space.take(10)
+    assert space.room.held() == Held(memory=0, temporary=0, drafts=0)
 
 
 class _Full(DraftSpace):

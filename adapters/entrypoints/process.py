@@ -1,0 +1,77 @@
+"""
+A receiver as a process: it runs until the process is told to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from adapters.entrypoints.receiver import Chore, Receiver
+from adapters.entrypoints.settings import Settings
+from adapters.entrypoints.use_cases import UseCases
+from adapters.inbound.application import Listening
+from adapters.outbound.draft_room import DraftRoom
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that is set by SIGTERM and SIGINT, and by nothing else."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def reload_signal(*, is_wanted: bool) -> Iterator[threading.Event]:
+    """Yield an event that is set by SIGHUP; where that is not wanted, SIGHUP keeps what it means to a terminal."""
+    reloading = threading.Event()
+
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        reloading.set()
+
+    before = signal.signal(signal.SIGHUP, reload) if is_wanted else None
+    try:
+        yield reloading
+    finally:
+        if is_wanted:
+            signal.signal(signal.SIGHUP, before)
+
+
+def receive_until_stopped(
+    settings: Settings,
+    use_cases: UseCases,
+    drafts: DraftRoom,
+    chores: Sequence[Chore],
+    announce: Callable[[Listening], None],
+    *,
+    keeps_in: str,
+) -> None:
+    """
+    Receive until the process is told to stop, then finish; SIGHUP reads certificates anew.
+
+    Raises:
+        NotPossible: the address cannot be listened on.
+
+    """
+    with stop_signals() as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
+        receiver = Receiver(settings, use_cases, tuple(chores), drafts)
+        port = receiver.start()
+        announce(Listening(host=settings.host, port=port, ae_title=settings.ae_title, keeps_in=keeps_in))
+        # A plain wait() would keep Python from running signal handlers on some systems.
+        while not stopping.wait(1.0):
+            if reloading.is_set():
+                reloading.clear()
+                receiver.reload()
+        receiver.stop()

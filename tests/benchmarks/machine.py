@@ -1,0 +1,95 @@
+"""What the machine is, and what processes take of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+_NOT_DISKS = {"tmpfs", "ramfs", "devtmpfs"}
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds `path`."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mount = before.split()[4].encode().decode("unicode_escape")
+        is_above = path == Path(mount) or Path(mount) in path.parents
+        if is_above and len(mount) >= len(best):
+            best, kind = mount, after.split()[0]
+    return kind
+
+
+def is_disk(kind: str) -> bool:
+    """Tell whether a file system keeps its files on something that survives a loss of power."""
+    return kind not in _NOT_DISKS
+
+
+def describe() -> str:
+    """Describe the machine in one line, without its name."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{os.cpu_count()} x {names[0] if names else platform.machine()}, Linux {platform.release()}"
+
+
+def proportional_bytes(pids: list[int]) -> int:
+    """Return the sum of the proportional set sizes (PSS) of processes."""
+    return sum(_kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids) * 1024
+
+
+def resident_bytes(pids: list[int]) -> int:
+    """Return the sum of the resident set sizes of processes."""
+    return sum(_kilobytes(f"/proc/{pid}/status", "VmRSS:") for pid in pids) * 1024
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Return the processor time that processes took so far."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+@attrs.define
+class Highest:
+    """The highest value that `measure` gives while the `with` block lasts."""
+
+    measure: Callable[[], int]
+    every_seconds: float = 0.05
+    value: int = 0
+    _is_over: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.value = self.measure()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        assert self._thread is not None
+        self._thread.join()
+        self.value = max(self.value, self.measure())
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(self.every_seconds):
+            self.value = max(self.value, self.measure())
+
+
+def _kilobytes(path: str, name: str) -> int:
+    try:
+        text = Path(path).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(name)), 0)
+
+
+def _cpuinfo() -> list[str]:
+    return Path("/proc/cpuinfo").read_text().splitlines()
