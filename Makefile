@@ -74,7 +74,7 @@ bench: .venv/.dev ## throughput, against other receivers in the same run
 	@exec $(BIN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: fuzz
-fuzz: .venv/.dev ## damaged input for SECONDS=60
+fuzz: .venv/.dev .venv/.fuzz ## damaged input for SECONDS=60
 	@exec $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 .PHONY: soak
@@ -94,6 +94,7 @@ lock: .venv/.made ## choose the newest allowed versions and lock them with their
 		-c requirements/aws.txt -o requirements/dev.txt
 	@$(UV_LOCK) --upgrade pyproject.toml --group build --extra deploy \
 		-c requirements/dev.txt -o requirements/deploy.txt
+	@$(UV_LOCK) --upgrade --group pyproject.toml:fuzz -o requirements/fuzz.txt
 	@$(UV_LOCK) --upgrade --group pyproject.toml:lock -o requirements/lock.txt
 	@if grep -nE '://|index-url|find-links' requirements/*.txt; then \
 		echo "A lock file names a host (above); it must not." >&2; exit 1; fi
@@ -142,3 +143,9 @@ help: ## this list
 	@$(PIP_LOCKED) requirements/dev.txt
 	@$(PIP_PROJECT)
 	@touch .venv/.run $@
+
+# Not for every Python and machine; without it the fuzzing is blind, and says so.
+.venv/.fuzz: .venv/.made requirements/fuzz.txt
+	@echo "Installing the coverage-guided fuzzer into .venv..."
+	@$(PIP_LOCKED) requirements/fuzz.txt || echo "It is not to be had for this Python; going on without."
+	@touch $@

@@ -281,7 +281,7 @@ class OpenBatch:
     def confirm(self, instance: SopInstance, now: float) -> None:
         """Note that `instance` is durable."""
         entry = self._entries[instance.sop_instance]
-        self._entries[instance.sop_instance] = attrs.evolve(entry, is_durable=True)
+        self._entries[instance.sop_instance] = _Entry(digest=entry.digest, size=entry.size, is_durable=True)
         self.in_flight -= 1
         self.joined_at = now
 

@@ -310,6 +310,10 @@ class CommitmentRequest:
         """Return it in the hands of `owner`."""
         return self._changed(claimed_by=owner, claimed_until=now + timedelta(seconds=policy.claim_seconds))
 
+    def needs_new_claim(self, now: datetime, policy: CommitmentPolicy) -> bool:
+        """Tell whether so little is left of the claim that a delivery might outlast it."""
+        return self.claimed_until is None or (self.claimed_until - now).total_seconds() < policy.claim_seconds / 2
+
     def kept(self, owner: str, policy: CommitmentPolicy) -> CommitmentRequest:
         """Return it reserved for `owner`, who holds its association, until well after it is due."""
         window = _reserved_until(self.requested_at, policy)

@@ -54,7 +54,11 @@ class Uid:
             InvalidIdentifier: naming `kind`, if the rest is not a UID.
 
         """
-        return cls(_check_uid(kind, text.rstrip("\0 ")))
+        value = text.rstrip("\0 ")
+        try:
+            return cls(value)
+        except InvalidIdentifier as error:
+            raise InvalidIdentifier(kind, value, error.rule) from error
 
     def __str__(self) -> str:
         """Return the UID as text."""

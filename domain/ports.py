@@ -378,7 +378,7 @@ class Clock(Protocol):
 class Telemetry(Protocol):
     """Where events and measurements go; never patient data, UIDs and AE titles may."""
 
-    def event(self, name: str, **fields: str | int | float | None) -> None:
+    def event(self, name: str, /, **fields: str | int | float | None) -> None:
         """Tell of something that happened, such as `instance.staged`; names ending in `failed` or `lost` are errors."""
         ...
 

@@ -19,7 +19,7 @@ TLS_PORT = 2762
 HEALTH_PORT = 8080
 GRACE_SECONDS = 100
 WORK_DIR = "/var/lib/storescp"
-METRICS_NAMESPACE = "StoreScp"
+METRICS_NAMESPACE = "DicomStoreScp"
 """As in `adapters/outbound/cloudwatch_telemetry.py`; a test compares the two."""
 METRICS_DIMENSION = "service"
 
@@ -76,7 +76,7 @@ def receiver_environment(config: StackConfig, deployed: Deployed) -> Environment
     optional = {
         "STORESCP_REQUIRE_CALLING_AE_TITLES": _joined(config.require_calling_ae_title),
         "STORESCP_SUPPORTED_SOP_CLASS_UIDS": _joined(config.supported_sop_class_uids),
-        "STORESCP_STORAGE_COMMITMENT_PEERS": _joined(config.storage_commitment_peers),
+        "STORESCP_COMMITMENT_PEERS": _joined(config.storage_commitment_peers),
     }
     tls = {"STORESCP_TLS": "mutual", "STORESCP_TLS_PORT": str(TLS_PORT)} if config.mutual_tls is not None else {}
     return {

@@ -7,6 +7,7 @@ Nothing is created here: the account is only looked at, first everything, then o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 
 from infra.account import AccountFacts, Subnet
 from infra.config import REGIONS, Reading, StackConfig
@@ -126,7 +127,7 @@ def _certificates(config: StackConfig) -> Iterator[str]:
 
 def _endpoints_of_peers(config: StackConfig) -> Iterator[str]:
     if config.is_new_vpc and config.wanted_nat_gateways == "None":
-        public = [peer for peer in config.storage_commitment_peers if peer.address.is_global]
+        public = [peer for peer in config.storage_commitment_peers if IPv4Address(peer.host).is_global]
         if public:
             yield (
                 f"storageCommitmentPeers: {public[0]} is on the internet, and without a NAT gateway the receiver "
@@ -236,6 +237,7 @@ def _quotas(config: StackConfig, facts: AccountFacts) -> Iterator[str]:
         needed = quota.needed(config)
         if needed and quota.used + needed > quota.value:
             yield (
-                f"quota: {quota.title} is {quota.value:g}, others use {quota.used:g}, the stack needs {needed:g}; ask "
-                f"in Service Quotas ({quota.service}, {quota.code}) in {config.region} for {quota.used + needed:g} or more"
+                f"quota: {quota.title} is {quota.value:g}, others use {quota.used:g}, the stack needs {needed:g}; "
+                f"ask in Service Quotas ({quota.service}, {quota.code}) in {config.region} for "
+                f"{quota.used + needed:g} or more"
             )

@@ -17,14 +17,15 @@ from typing import Any
 import attrs
 import pulumi
 
+from domain.commitment import CommitmentPeer
 from domain.errors import InvalidIdentifier
 from domain.identifiers import AeTitle, DataStoreId, Uid
 from infra.values import (
-    CommitmentPeer,
     Explained,
     MutualTls,
     boolean,
     choice,
+    commitment_peer,
     integer,
     list_of,
     matching,
@@ -204,8 +205,8 @@ class StackConfig:
     )
     storage_commitment_peers: tuple[CommitmentPeer, ...] = _setting(
         [],
-        list_of((CommitmentPeer.parse, "AE title, IPv4 address and port: CT1@10.1.2.3:104")),
-        "Where storage commitment results are sent: CT1@10.1.2.3:104.",
+        list_of(commitment_peer()),
+        "Where storage commitment results are sent: CT1=10.1.2.3:104.",
     )
     store_patient_identity: bool = _setting(
         False,  # noqa: FBT003  # the default

@@ -7,7 +7,7 @@ A VPC is made here unless one is given; of a given one nothing is changed but wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import attrs
 import pulumi
@@ -72,7 +72,7 @@ class NetworkArgs:
     listener_port: int
     receiver_port: int
     health_port: int
-    commitment_peers: Sequence[tuple[IPv4Address, int]]
+    commitment_peers: Sequence[tuple[str, int]]
     log_retention_days: int
     kms_key_arn: str | None
     tags: Mapping[str, str]

@@ -15,46 +15,19 @@ from typing import Any
 import attrs
 
 from domain.association import PermittedCaller
+from domain.commitment import CommitmentPeer
 from domain.errors import InvalidIdentifier
-from domain.identifiers import AeTitle
 
 Reader = tuple[Callable[[str], Any], str]
 
 _ARN_OF_SECRET = re.compile(r"arn:aws:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:.+")
 _TAG = re.compile(r"[\w .:/=+@-]+")
-_MAX_PORT = 65535
 _MAX_TAG_KEY = 128
 _MAX_TAG_VALUE = 256
 
 
 class Explained(ValueError):
     """A value that is not allowed, with a reason that helps to mend it."""
-
-
-@attrs.frozen(kw_only=True)
-class CommitmentPeer:
-    """Where the storage commitment results for an AE title are sent."""
-
-    ae_title: AeTitle
-    address: IPv4Address
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> CommitmentPeer:
-        """Read `CT1@10.1.2.3:104`; an address and not a name, since rules of security groups hold addresses."""
-        title, _, place = text.rpartition("@")
-        host, _, port = place.partition(":")
-        if not port.isdecimal() or not 1 <= int(port) <= _MAX_PORT:
-            raise Explained(f"the port is missing in {text!r}")
-        try:
-            address = IPv4Address(host)
-        except ValueError:
-            raise Explained(f"{host!r} is no IPv4 address") from None
-        return cls(ae_title=AeTitle.parse(title), address=address, port=int(port))
-
-    def __str__(self) -> str:
-        """Return it as it was written."""
-        return f"{self.ae_title}@{self.address}:{self.port}"
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +154,20 @@ def permitted_caller() -> Reader:
         return text
 
     return parse, "AE titles, each with a network if wanted: CT1, MR2@10.0.0.0/24"
+
+
+def commitment_peer() -> Reader:
+    """Read where storage commitment results go: an address, since rules of security groups hold no names."""
+
+    def parse(text: str) -> CommitmentPeer:
+        peer = CommitmentPeer.parse(text)
+        try:
+            IPv4Address(peer.host)
+        except ValueError:
+            raise Explained(f"{peer.host!r} is no IPv4 address") from None
+        return peer
+
+    return parse, "AE title, IPv4 address and port: CT1=10.1.2.3:104"
 
 
 def list_of(reader: Reader) -> Reader:

@@ -163,8 +163,11 @@ class AnswerCommitments:
             # Before the table: what leaves these batches meanwhile is in the table by then.
             unlisted = self._unlisted(wanted)
             known = self._known(wanted, unlisted)
+            unreachable: dict[AeTitle, str] = {}
             for request in claimed:
-                answered += self._advance(request, known)
+                mine = self._still_mine(request)
+                if mine is not None:
+                    answered += self._advance(mine, known, unreachable)
         finally:
             with self._lock:
                 self._at_work.difference_update(request.transaction for request in claimed)
@@ -233,7 +236,15 @@ class AnswerCommitments:
             known[uid] = Known(record=newest.get(uid), is_unlisted=is_unlisted, unlisted_sop_class=classes.get(uid))
         return known
 
-    def _advance(self, request: CommitmentRequest, known: Mapping[Uid, Known]) -> bool:
+    def _still_mine(self, request: CommitmentRequest) -> CommitmentRequest | None:
+        """Claim a request again whose turn came late; None if somebody else has it by now."""
+        now = self.clock.now()
+        if not request.needs_new_claim(now, self.policy):
+            return request
+        renewed = request.claimed(self.owner, now, self.policy)
+        return renewed if self.store.replace_commitment(request, renewed) else None
+
+    def _advance(self, request: CommitmentRequest, known: Mapping[Uid, Known], unreachable: dict[AeTitle, str]) -> bool:
         """Decide what can be decided, deliver what is complete, and tell whether it was delivered."""
         now = self.clock.now()
         decided = request
@@ -247,11 +258,11 @@ class AnswerCommitments:
         if decided.state is CommitmentState.WAITING:
             self._put(request, decided)
             return False
-        after = self._deliver(decided)
+        after = self._deliver(decided, unreachable)
         self._put(request, after)
         return after.state is CommitmentState.ANSWERED
 
-    def _deliver(self, request: CommitmentRequest) -> CommitmentRequest:
+    def _deliver(self, request: CommitmentRequest, unreachable: dict[AeTitle, str]) -> CommitmentRequest:
         peer = self.peers.get(request.requestor)
         result = request.result
         began = self.clock.now()
@@ -273,9 +284,11 @@ class AnswerCommitments:
                 f" {request.requestor}=host:port to --commitment-peers",
             )
             return self._later(request)
-        problem = self.sender.deliver(result, peer)
+        # One peer that does not answer must not cost a time-out for each of its requests.
+        problem = unreachable.get(request.requestor) or self.sender.deliver(result, peer)
         if problem is None:
             return self._answered(request, "a new association")
+        unreachable[request.requestor] = problem
         return self._undelivered(request, problem)
 
     def _answered(self, request: CommitmentRequest, way: str) -> CommitmentRequest:

@@ -76,13 +76,6 @@ class RecoverBatches:
         return recovered
 
     def _is_running(self, batch: Batch) -> bool | None:
-        try:
-            return self.workflow.is_running(batch)
-        except TemporaryServiceError:
-            self.telemetry.event("workflow.look_failed", batch=batch.id.value)
-            return True  # the next recovery asks again
-
-    def _is_running(self, batch: Batch) -> bool | None:
         """Take a workflow that cannot be asked now for one that runs: the next recovery asks again."""
         try:
             return self.workflow.is_running(batch)

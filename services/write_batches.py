@@ -158,7 +158,7 @@ class WriteBatches:
                         return None
                     case Join.WAIT:
                         self._changed.wait()
-                    case Join.NEXT_BATCH:
+                    case _:  # the next batch takes it
                         self._retire(current, current.contents.close_reason or CloseReason.AGE)
 
     def _stage(self, owned: _Owned, draft: Draft, instance: SopInstance) -> bool:
@@ -185,8 +185,7 @@ class WriteBatches:
         """Open a batch, its record first; the lock is released meanwhile, and one thread does it for all."""
         if self._is_opening:
             failed = self._failed_openings
-            while self._is_opening:
-                self._changed.wait()
+            self._changed.wait_for(lambda: not self._is_opening)
             if self._failed_openings != failed:
                 raise MetadataUnavailable("no batch could be opened")
             return

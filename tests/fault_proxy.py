@@ -16,7 +16,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +37,7 @@ class Failure:
         is_done: the request reaches the server all the same, and only its answer is replaced.
         is_mid_body: reset when half of the request's body was read.
         hang_seconds: nothing happens for so long before.
+        happens: called first, or when the request has reached the server if it does.
 
     """
 
@@ -45,6 +46,7 @@ class Failure:
     is_done: bool = False
     is_mid_body: bool = False
     hang_seconds: float = 0.0
+    happens: Callable[[], None] = lambda: None
 
 
 RESET = Failure()
@@ -57,6 +59,7 @@ class _Rule:
     name: str
     failure: Failure
     times: int | None
+    after: int
 
 
 class FaultProxy:
@@ -74,10 +77,10 @@ class FaultProxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def fail(self, name: str, failure: Failure, *, times: int | None = None) -> None:
-        """Let requests of that name (`*` is a wildcard) fail from now on, so many times or until `clear`."""
+    def fail(self, name: str, failure: Failure, *, times: int | None = None, after: int = 0) -> None:
+        """Let requests of that name (`*` is a wildcard) fail, so many times or until `clear`, `after` that many."""
         with self._lock:
-            self._rules.append(_Rule(name, failure, times))
+            self._rules.append(_Rule(name, failure, times, after))
 
     def clear(self) -> None:
         """Forward everything again."""
@@ -95,6 +98,9 @@ class FaultProxy:
             self.requests.append(name)
             for rule in self._rules:
                 if fnmatchcase(name, rule.name) and rule.times != 0:
+                    if rule.after:
+                        rule.after -= 1
+                        continue
                     if rule.times is not None:
                         rule.times -= 1
                     return rule.failure
@@ -176,6 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = body or self.rfile.read(length)
         answer = None if failure is not None and not failure.is_done else self._ask(body)
+        if failure is not None:
+            failure.happens()
         if failure is None and answer is not None:
             self._send(*answer)
         elif failure is not None and failure.status:

@@ -70,7 +70,7 @@ class Interruption:
 
     calls: int
     is_after: bool
-    happens: Callable[[str], None]
+    happens: Callable[[str], object]
     only: str | None = None
 
 

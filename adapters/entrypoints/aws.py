@@ -146,9 +146,11 @@ def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> Aw
     lease = LeasePolicy()
     drafts = DraftSpace(settings.data_dir / "incoming", room=draft_room(settings))
     staging = S3StagingArea(_bucket(settings, clients, settings.staging_bucket), drafts, clock)
+    metadata = DynamoDbMetadataStore(clients.dynamodb, settings.table)
     ports = Ports(
         staging=staging,
-        metadata=DynamoDbMetadataStore(clients.dynamodb, settings.table),
+        metadata=metadata,
+        commitments=metadata,
         importer=HealthImagingImporter(
             client=clients.medical_imaging,
             data_store=settings.data_store_id,

@@ -75,7 +75,7 @@ class LocalApplication:
                 profile.drafts,
                 profile.chores(),
                 announce,
-                keeps_in=str(self._settings.data_dir),
+                keeps_in=str(self._settings.data_dir.absolute()),
             )
         finally:
             profile.workflow.stop()

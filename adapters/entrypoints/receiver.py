@@ -53,12 +53,14 @@ class Chore:
         name: of the event that tells of its failure.
         every_seconds: how long to wait between two times.
         do: what to do; may raise.
+        is_awaited: stopping waits for its end; what is not awaited may be cut off anywhere and is taken up later.
 
     """
 
     name: str
     every_seconds: float
     do: Callable[[], object]
+    is_awaited: bool = True
 
 
 @attrs.define
@@ -189,7 +191,8 @@ class Receiver:
             peers=self._settings.commitment_peers,
         )
         for _ in range(_ANSWERERS):
-            yield Chore(name="commitments.answer_failed", every_seconds=_ANSWER_SECONDS, do=answer)
+            # A delivery to a peer that does not answer lasts longer than stopping may.
+            yield Chore(name="commitments.answer_failed", every_seconds=_ANSWER_SECONDS, do=answer, is_awaited=False)
         yield Chore(
             name="commitments.forget_failed",
             every_seconds=_FORGET_SECONDS,
@@ -278,7 +281,8 @@ class Receiver:
 
     def _run_chore(self, chore: Chore) -> None:
         thread = threading.Thread(target=self._repeat, args=(chore,), name=chore.name, daemon=True)
-        self._threads.append(thread)
+        if chore.is_awaited:
+            self._threads.append(thread)
         thread.start()
 
     def _repeat(self, chore: Chore) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from enum import Enum, auto
+from pathlib import Path
 
 import click
 
@@ -110,7 +113,17 @@ def _announce(screen: Screen, listening: Listening) -> None:
     screen.line(f"Everything is kept in {listening.keeps_in}")
     screen.line("Send a first image from another terminal:")
     screen.line(f"  storescu -aec {title} {here} {listening.port} image.dcm")
-    screen.line(f"  ahi-storescp send {here} {listening.port} image.dcm{called}")
+    screen.line(f"  {_program()} send {here} {listening.port} image.dcm{called}")
+
+
+def _program() -> str:
+    """Return what to type to run this program again: its path, unless a shell finds it by name."""
+    started = Path(sys.argv[0])
+    if shutil.which(started.name) is not None:
+        return started.name
+    with suppress(ValueError):
+        return str(started.absolute().relative_to(Path.cwd()))
+    return str(started)
 
 
 @click.command(cls=Command, epilog=examples("settings", "settings --profile aws", "settings --json"))

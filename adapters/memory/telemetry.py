@@ -44,7 +44,7 @@ class RecordingTelemetry:
     measurements: list[Measurement] = attrs.field(factory=list)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
-    def event(self, name: str, **fields: Field) -> None:
+    def event(self, name: str, /, **fields: Field) -> None:
         """Remember an event."""
         with self._lock:
             self.events.append(Event(name, dict(fields)))

@@ -53,7 +53,7 @@ class CloudWatchTelemetry(JsonTelemetry):
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def event(self, name: str, **fields: Field) -> None:
+    def event(self, name: str, /, **fields: Field) -> None:
         """Count an event, and write its line if it matters enough."""
         super().event(name, **fields)
         if Level.of(name) >= Level.ERROR:

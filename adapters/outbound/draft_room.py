@@ -44,22 +44,27 @@ class DraftRoom:
     _memory: int = attrs.field(default=0, init=False)
     _files: dict[Claim, int] = attrs.field(factory=dict, init=False, repr=False)  # in the order they began
     _drafts: int = attrs.field(default=0, init=False)
-    _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False, repr=False)
+    # reentrant: a draft that is forgotten may end while its thread is in here
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
+    _changed: threading.Condition = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._changed = threading.Condition(self._lock)
 
     def claim(self) -> Claim:
         """Begin one draft, which holds nothing yet."""
-        with self._changed:
+        with self._lock:
             self._drafts += 1
         return Claim(self)
 
     def held(self) -> Held:
         """Return what drafts hold now."""
-        with self._changed:
+        with self._lock:
             return Held(memory=self._memory, temporary=sum(self._files.values()), drafts=self._drafts)
 
     def is_short(self) -> bool:
         """Tell whether temporary space is so low that stores wait for it, or soon will."""
-        with self._changed:
+        with self._lock:
             return self.budget.is_space_short(waiting_files=self._waiting_files())
 
     def _waiting_files(self) -> int:
@@ -70,7 +75,7 @@ class DraftRoom:
     def take_memory(self, held: int, size: int) -> int:
         """Return how much memory a draft may hold that holds `held` and needs `size`: `held` if it gets no more."""
         ahead = max(size, min(2 * held, held + _STEP_BYTES), _FIRST_STEP_BYTES)
-        with self._changed:
+        with self._lock:
             others = self._memory - held
             for wanted in (ahead, size):
                 if self.budget.keeps_in_memory(wanted, others=others):
@@ -88,7 +93,7 @@ class DraftRoom:
 
         """
         ahead = -(-size // _STEP_BYTES) * _STEP_BYTES
-        with self._changed:
+        with self._lock:
             self._files.setdefault(claim, 0)
             granted = 0
 
@@ -112,7 +117,7 @@ class DraftRoom:
 
     def give_back(self, claim: Claim, memory: int, *, is_over: bool) -> None:
         """Let go of memory, and of everything else if the draft is over."""
-        with self._changed:
+        with self._lock:
             self._memory -= memory
             if is_over:
                 self._drafts -= 1

@@ -24,7 +24,9 @@ Field = str | int | float | None
 _MAX_CHARACTERS = 1_000
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+,\[\]()<>-]+", re.ASCII)
 _ERRORS = ("failed", "lost", "expired")
-_WARNINGS = ("refused", "rejected", "delayed", "expiring")
+# One for each image: a busy day would drown the rest, and its line costs more than some images' receiving.
+_FREQUENT = frozenset({"instance.staged", "instance.repeated"})
+_WARNINGS = ("refused", "rejected", "delayed", "expiring", "undeliverable")
 
 
 class Level(IntEnum):
@@ -37,7 +39,9 @@ class Level(IntEnum):
 
     @classmethod
     def of(cls, event: str) -> Level:
-        """Tell the level of an event from the end of its name."""
+        """Tell the level of an event from its name, mostly from the end of it."""
+        if event in _FREQUENT:
+            return cls.DEBUG
         if event.endswith(_ERRORS):
             return cls.ERROR
         return cls.WARNING if event.endswith(_WARNINGS) else cls.INFO
@@ -72,14 +76,16 @@ class LineTelemetry:
         self._level = level
         self._lock = threading.Lock()
         self._events: dict[str, int] = {}
-        self._totals: dict[str, Total] = {}
+        self._measured: dict[str, tuple[int, float, float, str]] = {}
 
-    def event(self, name: str, **fields: Field) -> None:
+    def event(self, name: str, /, **fields: Field) -> None:
         """Count an event, and write its line if it matters enough."""
         level = Level.of(name)
-        time = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        shown = {key: _shortened(value) for key, value in fields.items() if value is not None}
-        line = self._line(time, level.name.lower(), name, shown) if level >= self._level else None
+        line = None
+        if level >= self._level:
+            time = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            shown = {key: _shortened(value) for key, value in fields.items() if value is not None}
+            line = self._line(time, level.name.lower(), name, shown)
         with self._lock:
             self._events[name] = self._events.get(name, 0) + 1
             if line is not None:
@@ -90,12 +96,8 @@ class LineTelemetry:
     def measure(self, name: str, value: float, unit: str = "Count") -> None:
         """Add a measurement to its total."""
         with self._lock:
-            before = self._totals.get(name)
-            if before is None:
-                before = Total(unit=unit, max=value)
-            self._totals[name] = Total(
-                unit=unit, count=before.count + 1, sum=before.sum + value, max=max(before.max, value)
-            )
+            count, total, highest, _ = self._measured.get(name, (0, 0.0, value, unit))
+            self._measured[name] = (count + 1, total + value, max(highest, value), unit)
 
     def events(self) -> Mapping[str, int]:
         """Return how often each event was told of, whatever its level."""
@@ -105,7 +107,10 @@ class LineTelemetry:
     def totals(self) -> Mapping[str, Total]:
         """Return what was measured under each name."""
         with self._lock:
-            return dict(self._totals)
+            return {
+                name: Total(unit=unit, count=count, sum=total, max=highest)
+                for name, (count, total, highest, unit) in self._measured.items()
+            }
 
     def _line(self, time: str, level: str, name: str, fields: Mapping[str, Field]) -> str:
         raise NotImplementedError

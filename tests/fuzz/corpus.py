@@ -71,6 +71,11 @@ def nested(levels: int) -> bytes:
     return level * levels
 
 
+def bulk(size: int) -> bytes:
+    """Write one private element of so many zeros, which stands before all that identifies an instance."""
+    return struct.pack("<HH2sHI", 7, 0x1001, b"OB", 0, size) + bytes(size)
+
+
 def deflated(data: bytes) -> bytes:
     """Deflate as transfer syntax 1.2.840.10008.1.2.1.99 has it."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -191,7 +196,7 @@ def _data_set() -> list[bytes]:
         b"\2\3" + implicit(plain),
         b"\3\0" + deflated(plain),
         b"\3\1" + deflated(plain),
-        b"\3\4" + deflated(bytes(1_000_000)),
+        b"\3\4" + deflated(bulk(1_000_000)),
         b"\4\2" + plain,
     ]
 

@@ -45,9 +45,11 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
     return bytes(mutated[:_LONGEST])
 
 
-def fuzz(name: str, seconds: float, corpus: list[bytes], seed: int = 0) -> tuple[int, int]:
+def fuzz(
+    name: str, seconds: float, corpus: list[bytes], *, seed: int = 0, tries: int | None = None
+) -> tuple[int, int]:
     """
-    Fuzz a target for some time.
+    Fuzz a target for some time, or at most so many times.
 
     Returns:
         How many inputs were tried, and how many different things happened.
@@ -61,7 +63,7 @@ def fuzz(name: str, seconds: float, corpus: list[bytes], seed: int = 0) -> tuple
     deadline = time.monotonic() + seconds
     for data in corpus:
         seen.add(target(data))
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and tried != tries:
         data = mutate(chance.choice(kept), kept, chance)
         tried += 1
         try:

@@ -82,7 +82,10 @@ def _end_of_request(stream: bytes) -> int:
 def _account(session: Session) -> Hashable:
     events = tuple((name, fields.get("reason"), fields.get("status")) for name, fields in session.told.events)
     taken = session.taken
-    return session.ends[0], events, tuple(check_sent(bytes(session.wire.sent))), taken.finished, taken.abandoned
+    end = session.ends[0]
+    # Who aborts, or breaks the protocol, may find in the same bytes that messages before it are not answered any more.
+    sent = None if end in {"violated", "aborted"} else tuple(check_sent(bytes(session.wire.sent)))
+    return end, events, sent, taken.finished, taken.abandoned
 
 
 def associate(data: bytes) -> Hashable:

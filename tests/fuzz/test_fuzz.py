@@ -16,8 +16,8 @@ def test_seeds_and_old_findings_keep_every_promise(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_moment_of_fuzzing_breaks_nothing(target: str) -> None:
-    tried, happened = fuzz(target, 0.5, seeds(target))
-    assert tried > 20
+    tried, happened = fuzz(target, 30, seeds(target), tries=300)
+    assert tried
     assert happened > 3
 
 

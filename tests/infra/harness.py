@@ -81,6 +81,24 @@ class RecordingMonitor(pulumi_mocks.MockMonitor):
         return super().RegisterResource(request)
 
 
+class Workers:
+    """Threads with an event loop each, which the mocks would else make for them and never close."""
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(max_workers=16, initializer=self._give_loop)
+        self._loops: list[asyncio.AbstractEventLoop] = []
+
+    def close(self) -> None:
+        """Wait for the threads to end, and close their loops."""
+        self.executor.shutdown()
+        for loop in self._loops:
+            loop.close()
+
+    def _give_loop(self) -> None:
+        self._loops.append(asyncio.new_event_loop())
+        asyncio.set_event_loop(self._loops[-1])
+
+
 @attrs.frozen
 class Deployed:
     """What a run of the program came to."""
@@ -118,14 +136,8 @@ def run_program(
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         monitor, loop = RecordingMonitor(mocks), asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
-        of_workers: list[asyncio.AbstractEventLoop] = []
-
-        def give_loop() -> None:
-            """Give a worker thread the loop that the mocks would else make for it, and never close."""
-            of_workers.append(asyncio.new_event_loop())
-            asyncio.set_event_loop(of_workers[-1])
-
-        loop.set_default_executor(ThreadPoolExecutor(initializer=give_loop))
+        workers = Workers()
+        loop.set_default_executor(workers.executor)
         try:
             set_mocks(mocks, project=PROJECT, stack=stack, preview=preview, monitor=monitor)
             exports: dict[str, Any] = {}
@@ -143,8 +155,8 @@ def run_program(
             outputs = {key: loop.run_until_complete(value(output)) for key, output in exports.items()}
         finally:
             loop.run_until_complete(loop.shutdown_default_executor())
-            for each in (loop, *of_workers):
-                each.close()
+            loop.close()
+            workers.close()
             asyncio.set_event_loop(None)
         resources = [resource for resource in monitor.registered.values() if resource.type != STACK_TYPE]
         return Deployed(resources, outputs)

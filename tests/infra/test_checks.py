@@ -64,8 +64,8 @@ def accepted(settings: dict[str, Any], account: FakeAccount | None = None) -> No
         ),
         ({"internetFacing": True, "peerCidr1": "203.0.113.0/24"}, ["internetFacing: images of patients would cross"]),
         (
-            {"vpcEndpoints": "all", "storageCommitmentPeers": ["CT1@8.8.8.8:104"]},
-            ["storageCommitmentPeers: CT1@8.8.8.8:104 is on the internet"],
+            {"vpcEndpoints": "all", "storageCommitmentPeers": ["CT1=8.8.8.8:104"]},
+            ["storageCommitmentPeers: CT1=8.8.8.8:104 is on the internet"],
         ),
     ],
 )

@@ -114,9 +114,7 @@ def test_a_preview_asks_for_the_same_resources(stack_name: str) -> None:
 
 
 def test_what_holds_data_cannot_be_deleted_by_mistake(deployed: Deployed, stack: str) -> None:
-    is_protected = "protect" not in json.dumps(stack_config(stack).get("dicom-store-scp:protect")) and (
-        stack_config(stack)["dicom-store-scp:protect"] == "true"
-    )
+    is_protected = stack_config(stack)["dicom-store-scp:protect"] == "true"
     protected = {item.name.removeprefix(f"{stack}-") for item in deployed.resources if item.request.protect}
     assert protected == ({"staging", "results", "metadata", "data-store", "dicom"} if is_protected else set())
     for bucket in deployed.of("s3/bucket:Bucket"):

@@ -6,6 +6,8 @@ that are down, restarts, two receivers on one table, and requests that are wrong
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from adapters.inbound.dicom.commitment import STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, CommitmentDesk
-from adapters.inbound.dicom.commitment_data import event_information, event_type
+from adapters.inbound.dicom.commitment_data import encode_information, event_information, event_type
 from adapters.inbound.dicom.connection import Limits
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.server import DicomServer, Listener
@@ -40,7 +42,7 @@ from adapters.outbound.clock import SystemClock
 from adapters.outbound.dicom_commitment import DicomCommitmentSender
 from adapters.outbound.local.sqlite_metadata import SqliteMetadataStore
 from domain.association import AdmissionPolicy
-from domain.commitment import CommitmentLevel, CommitmentPeer, CommitmentPolicy
+from domain.commitment import CommitmentLevel, CommitmentPeer, CommitmentPolicy, CommitmentReference
 from domain.identifiers import AeTitle, Uid
 from domain.lifecycle import InstanceState
 from domain.ports import Reported
@@ -49,6 +51,7 @@ from services.receive_instance import ReceiveInstance
 from services.write_batches import WriteBatches
 from tests.builders import CT_IMAGE_STORAGE, a_batch, a_record, a_uid, an_instance
 from tests.serving import Serving, a_data_set
+from tests.unit.inbound import pdus
 
 pytestmark = [pytest.mark.usefixtures("no_threads_left"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -92,7 +95,7 @@ class Receiver:
         }
         self.desk = CommitmentDesk(
             RequestCommitment(**common),
-            self.telemetry,  # type: ignore[arg-type]  # its name may be given by keyword too
+            self.telemetry,
             quiet_seconds=changes.pop("quiet_seconds", 0.3),
             busy_seconds=1.0,
         )
@@ -118,7 +121,7 @@ class Receiver:
             admission=AdmissionPolicy(),
             presentation=PresentationPolicy.parse(services=[STORAGE_COMMITMENT]),
             receive=ReceiveInstance(staging=self.staging, batches=batches, clock=self.clock, telemetry=self.telemetry),
-            telemetry=self.telemetry,  # type: ignore[arg-type]  # likewise
+            telemetry=self.telemetry,
             commitments=self.desk,
             limits=Limits(network_timeout_seconds=20.0),
         )
@@ -216,6 +219,9 @@ def associated(
     assert association.is_established
     try:
         yield association
+        if told is not None:
+            # pynetdicom must not be asked to release while it is confirming a result.
+            until(lambda: len(receiver.telemetry.named("commitment.answered")) >= len(told.event_types))
     finally:
         if association.is_established:
             association.release()
@@ -288,16 +294,114 @@ def test_each_failure_has_its_reason(tmp_path: Path) -> None:
 def test_stores_go_on_before_and_after_a_result(tmp_path: Path) -> None:
     told = Told()
     with receiving(tmp_path) as receiver:
-        receiver.record(1, state=IMPORTED)
+        receiver.record(1)
         with associated(receiver, told) as association:
             assert ask(association, asking(1)) == 0
-            for number in range(40):
+            for number in range(20):
                 assert association.send_c_store(a_data_set(number)).Status == 0
+            receiver.store.put_entries([a_record(1, state=IMPORTED)])
             told.first()
-            assert ask(association, asking(1, transaction="2.25.5.2")) == 0
-            until(lambda: len(told.event_types) == 2)
             assert association.send_c_store(a_data_set(99)).Status == 0
-    assert receiver.server.totals().stored == 41
+    assert receiver.server.totals().stored == 21
+
+
+class RawRequestor:
+    """A requestor that answers what comes while it stores, as the standard allows and few devices do."""
+
+    def __init__(self, port: int) -> None:
+        self.reports: list[bytes] = []
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        contexts = ((1, STORAGE_COMMITMENT, (pdus.IMPLICIT,)), (3, pdus.CT, (pdus.EXPLICIT,)))
+        self._socket.sendall(pdus.associate_rq(contexts=contexts))
+        assert self._pdu()[0] == 2
+
+    def ask(self, request: bytes) -> None:
+        extra = pdus.element(0x1001, WELL_KNOWN_INSTANCE.encode()) + pdus.element(0x1008, b"\1\0")
+        command = pdus.element(0x0003, STORAGE_COMMITMENT.encode()) + pdus.command(0x0130, data_set=0, extra=extra)[12:]
+        self._socket.sendall(pdus.p_data(pdus.pdv(1, 3, command), pdus.pdv(1, 2, request)))
+        self.wait_for(0x8130)
+
+    def store(self, number: int) -> None:
+        instance = f"1.2.3.{number}"
+        self._socket.sendall(pdus.p_data(pdus.pdv(3, 3, pdus.c_store(instance, number))))
+        self._socket.sendall(pdus.p_data(pdus.pdv(3, 2, pdus.data_set(sop_instance=instance, pixels=bytes(4000)))))
+        self.wait_for(0x8001)
+
+    def wait_for(self, field: int) -> None:
+        """Read until the response comes, confirming every result on the way."""
+        while True:
+            elements = pdus.parse_command(self._message(is_command=True))
+            found = int.from_bytes(elements[0x0100], "little")
+            if found == field:
+                assert elements[0x0900] == b"\0\0"
+                return
+            assert found == 0x0100
+            self.reports.append(self._message(is_command=False))
+            message_id = int.from_bytes(elements[0x0110], "little")
+            response = pdus.command(0x8100, message_id=message_id, extra=pdus.element(0x0900, b"\0\0"))
+            self._socket.sendall(pdus.p_data(pdus.pdv(1, 3, response)))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _message(self, *, is_command: bool) -> bytes:
+        message = b""
+        while True:
+            kind, body = self._pdu()
+            assert kind == 4
+            control = body[5]
+            assert bool(control & 1) is is_command
+            message += body[6:]
+            if control & 2:
+                return message
+
+    def _pdu(self) -> tuple[int, bytes]:
+        kind, length = struct.unpack(">BxI", self._exactly(6))
+        return kind, self._exactly(length)
+
+    def _exactly(self, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            piece = self._socket.recv(length - len(data))
+            assert piece, "closed"
+            data += piece
+        return data
+
+
+def test_results_and_stores_interleave_without_harm(tmp_path: Path) -> None:
+    with receiving(tmp_path, answering=False, quiet_seconds=0.001) as receiver:
+        receiver.record(1, state=IMPORTED)
+        requestor = RawRequestor(receiver.port)
+        requestor.ask(encode_information(asking(1), pdus.IMPLICIT))
+        (label,) = receiver.desk._open
+        stored = receiver.store.commitment(Uid("2.25.5.1"))
+        assert stored is not None
+        references = tuple(CommitmentReference(CT_IMAGE_STORAGE, a_uid(number)) for number in range(500))
+        result = attrs.evolve(stored.result, committed=references)
+        outcomes: list[Reported] = []
+        is_done = threading.Event()
+
+        def report() -> None:
+            while not is_done.is_set():
+                outcomes.append(receiver.desk.report(label, result))
+
+        reporters = [threading.Thread(target=report) for _ in range(4)]
+        for reporter in reporters:
+            reporter.start()
+        number = 0
+        while number < 200 or len(requestor.reports) < 10:
+            number += 1
+            requestor.store(number)
+            time.sleep(0.003 * (number % 3))
+        is_done.set()
+        requestor.close()
+        for reporter in reporters:
+            reporter.join()
+        until(lambda: receiver.server.totals().open_connections == 0)
+    assert receiver.server.totals().stored == number
+    assert outcomes.count(Reported.DELIVERED) >= len(requestor.reports) - 1
+    assert set(requestor.reports) == {encode_information(event_information(result), pdus.IMPLICIT)}
 
 
 @pytest.mark.parametrize(

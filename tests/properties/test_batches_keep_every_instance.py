@@ -224,13 +224,13 @@ class Promise(RuleBasedStateMachine):
         if not self.world.has_lost_the_table:
             by_study = {each.study: each for each in overview.studies}
             for study in world.studies():
-                status, _ = world.report.study(study)
+                exact, _ = world.report.study(study)
                 known = by_study[study]
                 assert (known.received, known.imported, known.failed, known.size) == (
-                    status.received,
-                    status.imported,
-                    status.failed,
-                    status.size,
+                    exact.received,
+                    exact.imported,
+                    exact.failed,
+                    exact.size,
                 )
         self._check_what_is_left()
 
@@ -265,7 +265,7 @@ class Promise(RuleBasedStateMachine):
     def _interruption(self, fault: Fault | None) -> Interruption | None:
         if fault is None:
             return None
-        happens = {
+        happens: dict[str, Callable[[str], object]] = {
             "away": self.world.away,
             "stray": self.world.stray,
             "crash": self.world.crash,
@@ -302,34 +302,32 @@ class Promise(RuleBasedStateMachine):
 
     def _act(self, action: Action) -> None:
         world, which = self.world, action.first
-        match action.name:
-            case "store":
-                sending = (action.second % _INSTANCES + 1, action.second % _VERSIONS, 0)
-                self._receive(which, None, partial(self._store, *sending))
-            case "tick":
-                self._receive(which, None, world.tick)
-            case "time":
-                world.clock.advance(action.seconds)
-            case "stray writes":
-                world.deliver_late()
-            case "run ends":
-                world.end_runs()
-            case "recover":
-                self._quietly(world.recover)
-            case "reconcile":
-                self._quietly(world.reconcile)
-            case "everything":
-                self._quietly(world.recover)
-                with world.interrupted(None):
-                    batches = [] if world.is_metadata_away else world.batch_ids(*UNFINISHED)
-                for batch in batches:
-                    self._quietly(partial(world.carry, batch))
-            case "finish":
-                self._finish(which)
-            case name if name in HANDLER_ACTIONS:
-                self._handle(name, which)
-            case name:
-                self._trouble(name, which)
+        sending = (action.second % _INSTANCES + 1, action.second % _VERSIONS, 0)
+        acts: dict[str, Callable[[], object]] = {
+            "store": lambda: self._receive(which, None, partial(self._store, *sending)),
+            "tick": lambda: self._receive(which, None, world.tick),
+            "time": lambda: world.clock.advance(action.seconds),
+            "stray writes": world.deliver_late,
+            "run ends": world.end_runs,
+            "recover": partial(self._quietly, world.recover),
+            "reconcile": partial(self._quietly, world.reconcile),
+            "everything": self._everything,
+            "finish": partial(self._finish, which),
+        }
+        if action.name in acts:
+            acts[action.name]()
+        elif action.name in HANDLER_ACTIONS:
+            self._handle(action.name, which)
+        else:
+            self._trouble(action.name, which)
+
+    def _everything(self) -> None:
+        """Let recovery run, and take every batch one step on."""
+        self._quietly(self.world.recover)
+        with self.world.interrupted(None):
+            batches = [] if self.world.is_metadata_away else self.world.batch_ids(*UNFINISHED)
+        for batch in batches:
+            self._quietly(partial(self.world.carry, batch))
 
     def _handle(self, name: str, which: int) -> None:
         steps: dict[str, Callable[[BatchId], object]] = {
@@ -359,41 +357,40 @@ class Promise(RuleBasedStateMachine):
     def _trouble(self, name: str, which: int) -> None:
         importer, instance = self.world.importer, a_uid(which % _INSTANCES + 1)
         batch, jobs = self._pick(which), importer.running()
-        match name:
-            case "jobs":
-                self.world.work()
-            case "job" if jobs:
-                self.world.work(jobs[which % len(jobs)].name)
-            case "reject":
-                importer.rejections[instance] = Rejection()
-            case "reject as a server":
-                importer.rejections[instance] = Rejection(is_server_error=True)
-            case "do not mention":
-                importer.unmentioned.add(instance)
-            case "accept":
-                importer.rejections.clear()
-                importer.unmentioned.clear()
-            case "busy":
-                importer.busy = 1
-            case "lose answers":
-                importer.lost_answers = 1
-            case "not ready":
-                importer.unready = 1
-            case "fail a job" if batch is not None:
-                importer.job_failures[batch] = "the service gave up"
-            case "refuse a start" if batch is not None:
-                importer.refusals[f"{batch}-{which % 2 + 1}"] = "not allowed"
-            case "unreadable" if jobs:
-                importer.unreadable.add(jobs[which % len(jobs)].id)
-            case "readable":
-                importer.unreadable.clear()
+        job = jobs[which % len(jobs)] if jobs else None
+        troubles: dict[str, Callable[[], object]] = {
+            "jobs": self.world.work,
+            "reject": lambda: importer.rejections.update({instance: Rejection()}),
+            "reject as a server": lambda: importer.rejections.update({instance: Rejection(is_server_error=True)}),
+            "do not mention": lambda: importer.unmentioned.add(instance),
+            "accept": self._accept,
+            "busy": lambda: setattr(importer, "busy", 1),
+            "lose answers": lambda: setattr(importer, "lost_answers", 1),
+            "not ready": lambda: setattr(importer, "unready", 1),
+            "readable": importer.unreadable.clear,
+        }
+        if batch is not None:
+            troubles["fail a job"] = lambda: importer.job_failures.update({batch: "the service gave up"})
+            troubles["refuse a start"] = lambda: importer.refusals.update({f"{batch}-{which % 2 + 1}": "not allowed"})
+        if job is not None:
+            troubles["job"] = lambda: self.world.work(job.name)
+            troubles["unreadable"] = lambda: importer.unreadable.add(job.id)
+        troubles.get(name, lambda: None)()
+
+    def _accept(self) -> None:
+        self.world.importer.rejections.clear()
+        self.world.importer.unmentioned.clear()
 
     def _finish(self, which: int) -> None:
-        """Carry one batch to its end, and the jobs with it."""
+        """Carry one batch to its end, and its jobs with it."""
         batch = self._pick(which)
-        for _ in range(8 if batch is not None else 0):
+        if batch is None:
+            return
+        for _ in range(8):
             self._quietly(partial(self.world.carry, batch))
-            self.world.work()
+            for job in self.world.importer.running():
+                if job.name.startswith(f"{batch}-"):
+                    self.world.work(job.name)
 
 
 class Hospital(Promise):
@@ -459,7 +456,9 @@ class Hospital(Promise):
     def carry_some_way(self, which: int, steps: int, fault: Fault | None, is_working: bool) -> None:
         """Take one batch from wherever it is a good way on; one step is interrupted."""
         batch = self._pick(which)
-        for step in range(steps if batch is not None else 0):
+        if batch is None:
+            return
+        for step in range(steps):
             self._interrupted(fault if step == steps - 1 else None, partial(self.world.carry, batch))
             if is_working:
                 self.world.work()
@@ -513,6 +512,14 @@ class TwoCopies(Promise):
     @rule(name=st.sampled_from(HANDLER_ACTIONS), which=numbers, fault=st.one_of(st.none(), copy_faults))
     def handle(self, name: str, which: int, fault: Fault | None) -> None:
         self._perform(Action(name, which), fault)
+
+    @rule(which=numbers, is_rejected=st.booleans())
+    def finish(self, which: int, is_rejected: bool) -> None:
+        """Import a batch before anything else happens."""
+        if is_rejected:
+            self._act(Action("reject"))
+        self._act(Action("finish", which))
+        self._act(Action("accept"))
 
     @rule(which=numbers)
     def job_goes_on(self, which: int) -> None:

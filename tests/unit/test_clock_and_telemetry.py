@@ -66,9 +66,9 @@ def test_a_json_line_holds_time_level_event_and_fields() -> None:
 
 def test_a_text_line_reads_well() -> None:
     stream = io.StringIO()
-    TextTelemetry(stream, FakeClock(MOMENT)).event("instance.staged", calling_ae_title="CT 1", bytes=3)
+    TextTelemetry(stream, FakeClock(MOMENT)).event("association.released", calling_ae_title="CT 1", bytes=3)
 
-    assert stream.getvalue() == '2025-03-14T09:30:00.000Z info    instance.staged calling_ae_title="CT 1" bytes=3\n'
+    assert stream.getvalue() == '2025-03-14T09:30:00.000Z info    association.released calling_ae_title="CT 1" bytes=3\n'
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -100,14 +100,14 @@ def test_the_format_follows_the_stream() -> None:
 def test_what_matters_less_than_the_level_is_only_counted() -> None:
     stream = io.StringIO()
     lines = JsonTelemetry(stream, FakeClock(), Level.WARNING)
-    for name in ("instance.staged", "association.rejected", "lease.lost"):
+    for name in ("association.released", "association.rejected", "lease.lost"):
         lines.event(name)
 
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [
         "association.rejected",
         "lease.lost",
     ]
-    assert lines.events() == {"instance.staged": 1, "association.rejected": 1, "lease.lost": 1}
+    assert lines.events() == {"association.released": 1, "association.rejected": 1, "lease.lost": 1}
 
 
 def test_measurements_are_added_up() -> None:

@@ -236,7 +236,7 @@ class Behaviour:
     def _refusal(self, operation: str) -> Refusal | None:
         now = self.clock.now()
         for position, refusal in enumerate(self._refusals):
-            if refusal.operation not in {None, operation}:
+            if refusal.operation not in {None, "*", operation}:
                 continue
             if (refusal.until is not None and now >= refusal.until) or refusal.requests == 0:
                 continue

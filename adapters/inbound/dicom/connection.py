@@ -411,6 +411,8 @@ class Connection:
         )
 
     def _violated(self, reason: int, problem: str) -> None:
+        if self._end == "violated":
+            return  # told already: what follows in the same bytes is part of the same mishap
         self._end = "violated"
         self._event("association.violated", address=self.address, reason=reason, problem=problem, **self._totals())
 

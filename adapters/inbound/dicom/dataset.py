@@ -195,7 +195,8 @@ class IdentityReader:
 
     def _inflate(self, inflater: _Inflater, chunk: bytes | memoryview) -> None:
         rest: bytes | memoryview = chunk
-        while rest and not self.is_done:
+        # Past the end of the deflated stream nothing is consumed any more: what follows is padding, and not read.
+        while rest and not self.is_done and not inflater.eof:
             before = inflater.copy()
             try:
                 piece = inflater.decompress(rest, _INFLATED_PIECE)

@@ -29,7 +29,8 @@ _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 def to_nanoseconds(moment: datetime) -> int:
     """Return an aware time as a file system holds it."""
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
 
 
 def from_nanoseconds(nanoseconds: int) -> datetime:
@@ -50,8 +51,8 @@ class DraftLimits:
     """
 
     memory_bytes: int = 8 << 20
-    early_bytes: int = 128 << 10
-    writeback_bytes: int = 256 << 10
+    early_bytes: int = 64 << 10
+    writeback_bytes: int = 125 << 10  # a little below the usual PDU, so that each one sets the disk to work
 
 
 class Incoming:

@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,7 +58,7 @@ class FileIndex:
 
     def append(self, staged: StagedInstance) -> None:
         """Add a line; one that cannot be written is left out, since the object tells the same."""
-        line = f"{json.dumps(_to_json(staged), separators=(',', ':'))}\n".encode("ascii")
+        line = _line(staged)
         with self._lock, contextlib.suppress(OSError):
             self._operations.write(self._opened(staged.key.batch), line)
 
@@ -111,20 +112,21 @@ class FileIndex:
         return self._folder / f"{batch}.ndjson"
 
 
-def _to_json(staged: StagedInstance) -> dict[str, str | int]:
+def _line(staged: StagedInstance) -> bytes:
+    """Write one line of JSON; by hand, since it is written for each instance and only a title may need escapes."""
     instance = staged.instance
-    return {
-        "study": instance.study.value,
-        "series": instance.series.value,
-        "sop_instance": instance.sop_instance.value,
-        "size": instance.size,
-        "digest": instance.digest.value,
-        "sop_class": instance.sop_class.value,
-        "transfer_syntax": instance.transfer_syntax.value,
-        "calling_ae_title": instance.calling_ae_title.value,
-        "received_at": instance.received_at.isoformat(),
-        "staged_at": staged.staged_at.isoformat(),
-    }
+    return (
+        f'{{"study":"{instance.study.value}","series":"{instance.series.value}"'
+        f',"sop_instance":"{instance.sop_instance.value}","size":{instance.size},"digest":"{instance.digest.value}"'
+        f',"sop_class":"{instance.sop_class.value}","transfer_syntax":"{instance.transfer_syntax.value}"'
+        f',"calling_ae_title":{_quoted(instance.calling_ae_title.value)}'
+        f',"received_at":"{instance.received_at.isoformat()}","staged_at":"{staged.staged_at.isoformat()}"}}\n'
+    ).encode("ascii")
+
+
+@lru_cache(maxsize=256)
+def _quoted(title: str) -> str:
+    return json.dumps(title)
 
 
 def _from_json(batch: BatchId, line: Mapping[str, Any]) -> StagedInstance:

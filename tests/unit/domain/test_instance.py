@@ -63,9 +63,7 @@ def test_an_identifying_attribute_that_is_missing_or_no_uid_is_named_without_its
         identified(**{field: "DOE^JANE"})
 
 
-@pytest.mark.parametrize(
-    "field, name", [("sop_class_uid", "SOP Class UID"), ("sop_instance_uid", "SOP Instance UID")]
-)
+@pytest.mark.parametrize("field, name", [("sop_class_uid", "SOP Class UID"), ("sop_instance_uid", "SOP Instance UID")])
 def test_a_command_that_names_something_else_is_a_mismatch(field: str, name: str) -> None:
     with pytest.raises(DataSetMismatch) as caught:
         identified(**{field: "2.25.99"})

@@ -48,7 +48,9 @@ class Scene:
         self.answer: Callable[[], FailureReason | None] = lambda: None
         self.telemetry = RecordingTelemetry()
         self.desk = CommitmentDesk(
-            self._request, self.telemetry, **{"busy_seconds": 5.0, "response_seconds": 5.0, **desk}
+            self._request,
+            self.telemetry,
+            **{"busy_seconds": 5.0, "response_seconds": 5.0, **desk},
         )
         self.sent: list[tuple[int, dict[int, bytes], bytes]] = []
         self.commitments = AssociationCommitments(self.desk, NAMES, "a-1", self._send)

@@ -57,19 +57,19 @@ def test_many_values_go_out_before_there_are_too_many_for_a_line() -> None:
 
 def test_events_are_lines_and_errors_are_measured() -> None:
     telemetry, stream = _telemetry()
-    telemetry.event("instance.staged", bytes=5)
+    telemetry.event("batch.closed", bytes=5)
     telemetry.event("batch.failed", batch="b-1")
     telemetry.flush()
 
     staged, failed, metrics = _lines(stream)
     assert (staged["event"], staged["bytes"], failed["event"], failed["level"]) == (
-        "instance.staged",
+        "batch.closed",
         5,
         "batch.failed",
         "error",
     )
     assert metrics["ErrorEvents"] == [1.0]
-    assert telemetry.events() == {"instance.staged": 1, "batch.failed": 1}
+    assert telemetry.events() == {"batch.closed": 1, "batch.failed": 1}
 
 
 def test_many_threads_lose_nothing_and_the_last_flush_comes_with_the_close() -> None:

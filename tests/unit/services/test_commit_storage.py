@@ -18,6 +18,7 @@ from domain.commitment import (
     CommitmentPolicy,
     CommitmentReference,
     CommitmentRequest,
+    CommitmentResult,
     CommitmentState,
     FailureReason,
 )
@@ -424,6 +425,50 @@ def test_one_round_takes_no_more_than_its_claims_last_for(hospital: Hospital) ->
     for number in range(25):
         receiver.asked(a_reference(1), transaction=a_uid(number, root="2.25.5"))
     assert [receiver.answer() for _ in range(3)] == [20, 5, 0]
+
+
+def test_a_peer_that_is_down_is_tried_once_a_round(hospital: Hospital) -> None:
+    receiver = hospital.receiver()
+    hospital.record(1, state=InstanceState.IMPORTED)
+    deliveries: list[CommitmentPeer] = []
+
+    class Down:
+        def deliver(self, result: CommitmentResult, to: CommitmentPeer) -> str | None:
+            deliveries.append(to)
+            return "down"
+
+    for number in range(5):
+        receiver.asked(a_reference(1), transaction=a_uid(number, root="2.25.5"))
+    assert attrs.evolve(receiver.answer, sender=Down())() == 0
+    assert deliveries == [PEER]
+    assert len(hospital.telemetry.named("commitment.delivery_failed")) == 5
+
+
+def test_a_request_whose_turn_comes_late_is_claimed_again(hospital: Hospital) -> None:
+    first, second = hospital.receiver("receiver-1"), hospital.receiver("receiver-2")
+    hospital.record(1, state=InstanceState.IMPORTED)
+    for number in range(3):
+        first.asked(a_reference(1), transaction=a_uid(number, root="2.25.5"), requestor=AeTitle(f"CT{number}"))
+    hospital.clock.advance(36)
+    delivered: list[AeTitle] = []
+
+    class Slow:
+        def deliver(self, result: CommitmentResult, to: CommitmentPeer) -> str | None:
+            delivered.append(result.requestor)
+            hospital.clock.advance(100 if len(delivered) == 1 else 200)
+            if len(delivered) == 2:
+                attrs.evolve(second.answer, sender=Quick(), peers=peers)()
+            return None
+
+    class Quick:
+        def deliver(self, result: CommitmentResult, to: CommitmentPeer) -> str | None:
+            delivered.append(result.requestor)
+            return None
+
+    peers = {AeTitle(f"CT{number}"): PEER for number in range(3)}
+    assert attrs.evolve(first.answer, sender=Slow(), peers=peers)() == 2
+    # The second one took longer than its claim, and so was answered twice; the third was left to who has it now.
+    assert [delivered.count(AeTitle(f"CT{number}")) for number in range(3)] == [1, 2, 1]
 
 
 def test_a_repeated_request_is_answered_again(hospital: Hospital) -> None:

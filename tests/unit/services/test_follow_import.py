@@ -74,5 +74,5 @@ def test_a_failure_that_others_recorded_is_theirs(world: World, batch: BatchId) 
     world.importer.job_failures[batch] = "no room"
     world.work()
     world.work()
-    with world.interrupted(Interruption(1, False, lambda _: world.follow_import(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.follow_import(batch), "replace_batch")):
         assert Progress.STALE is world.follow_import(batch)

@@ -5,6 +5,7 @@ from adapters.memory.importer import Rejection
 from domain.errors import MetadataUnavailable, StageFailed
 from domain.identifiers import BatchId
 from domain.lifecycle import BatchState, InstanceState
+from domain.record import StudyDescription
 from services.list_batch import Listing
 from tests.builders import a_batch_id, a_uid
 from tests.world import Interruption, World
@@ -68,10 +69,12 @@ def test_a_study_is_described_from_one_object_a_series(world: World) -> None:
         world.store(owner, number, study=study, series=series)
     owner.batches.drain()
     heads: list[bytes] = []
-    described = attrs.evolve(
-        world.list_batch,
-        describe_study=lambda head: heads.append(head) or world.list_batch.describe_study(head),  # type: ignore[func-returns-value]  # it appends
-    )
+
+    def describe(head: bytes) -> StudyDescription:
+        heads.append(head)
+        return world.list_batch.describe_study(head)
+
+    described = attrs.evolve(world.list_batch, describe_study=describe)
     described(world.batch_ids()[0])
     assert len(heads) == 3
     record = world.metadata.study(a_uid(0, root="2.25.7"))
@@ -140,7 +143,7 @@ def test_a_newer_copy_that_failed_and_is_retried_waits_for_an_older_one_listed_a
 
 def test_a_batch_that_others_changed_meanwhile_is_left_to_them(world: World) -> None:
     batch = a_closed_batch(world, (1, 0))
-    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch) and None, "clear_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch), "clear_batch")):
         assert Listing.STALE is world.list_batch(batch)
     with world.interrupted(Interruption(1, False, lambda _: None, "clear_batch")):
         assert Listing.READY is world.list_batch(batch)
@@ -151,7 +154,7 @@ def test_what_is_imported_is_decided_once(world: World, is_empty: bool) -> None:
     batch = a_closed_batch(world, (1, 0))
     if is_empty:
         world.staging.objects.clear()
-    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch), "replace_batch")):
         assert Listing.STALE is world.list_batch(batch)
 
 
@@ -222,7 +225,7 @@ def test_results_that_still_make_no_sense_do_not_hold_the_retry_up(world: World)
 def test_reading_again_is_done_once(world: World) -> None:
     batch = a_failed_batch(world)
     world.retry(batch)
-    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch), "replace_batch")):
         assert Listing.STALE is world.list_batch(batch)
 
 

@@ -151,7 +151,7 @@ def test_results_that_make_no_sense_leave_the_objects_to_be_imported_again(world
 def test_a_record_that_appears_meanwhile_is_left_as_it_is(world: World) -> None:
     a_settled_batch(world, 1)
     world.lose_the_table()
-    with world.interrupted(Interruption(1, False, lambda _: world.reconcile() and None, "add_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.reconcile(), "add_batch")):
         assert Reconciled(batches=1) == world.reconcile()
 
 

@@ -113,7 +113,7 @@ def test_a_batch_without_a_job_has_nothing_to_record(world: World) -> None:
 
 def test_what_others_recorded_meanwhile_is_theirs(world: World, batch: BatchId) -> None:
     work(world)
-    with world.interrupted(Interruption(1, False, lambda _: world.record_results(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.record_results(batch), "replace_batch")):
         assert Recording.STALE is world.record_results(batch)
     assert len(world.telemetry.named("batch.settled")) == 1
 
@@ -124,7 +124,7 @@ def test_a_failure_that_others_recorded_meanwhile_is_theirs(world: World, batch:
     assert stored is not None
     assert stored.job_id is not None
     world.importer.unreadable.add(stored.job_id)
-    with world.interrupted(Interruption(1, False, lambda _: world.record_results(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.record_results(batch), "replace_batch")):
         assert Recording.STALE is world.record_results(batch)
 
 

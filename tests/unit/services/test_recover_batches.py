@@ -82,7 +82,7 @@ def test_two_recoveries_at_once_start_one_run(world: World) -> None:
     world.metadata.add_batch(a_batch(state=BatchState.CLOSED))
     world.recover()
     world.end_runs()
-    with world.interrupted(Interruption(1, False, lambda _: world.recover() and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.recover(), "replace_batch")):
         assert Recovered() == world.recover()
     assert len(world.workflow.started) == 2
 

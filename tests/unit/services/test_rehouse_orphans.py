@@ -109,7 +109,7 @@ def test_what_was_moved_goes_on_when_the_stage_fails_in_between(world: World, se
 
 def test_moving_stops_when_the_lease_of_the_new_batch_ends(world: World, settled: BatchId) -> None:
     leave(world, settled, 2, 3)
-    with world.interrupted(Interruption(1, True, lambda _: world.clock.advance(600) and None, "rehouse")):
+    with world.interrupted(Interruption(1, True, lambda _: world.clock.advance(600), "rehouse")):
         assert world.rehouse(settled) == 1
     assert world.rehouse(settled) == 1
 
@@ -117,7 +117,7 @@ def test_moving_stops_when_the_lease_of_the_new_batch_ends(world: World, settled
 def test_without_a_lease_moving_takes_its_time(world: World, settled: BatchId) -> None:
     leave(world, settled, 2, 3)
     unleased = attrs.evolve(world.rehouse, lease=None)
-    with world.interrupted(Interruption(1, True, lambda _: world.clock.advance(600) and None, "rehouse")):
+    with world.interrupted(Interruption(1, True, lambda _: world.clock.advance(600), "rehouse")):
         assert unleased(settled) == 2
 
 

@@ -50,7 +50,7 @@ def test_nobody_knows_a_batch_that_was_never_opened(world: World) -> None:
 
 def test_two_retries_at_once_are_one(world: World) -> None:
     world.metadata.add_batch(a_batch(state=BatchState.FAILED))
-    with world.interrupted(Interruption(1, False, lambda _: world.retry(a_batch_id()) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.retry(a_batch_id()), "replace_batch")):
         with pytest.raises(NotPossible, match="being changed by someone else"):
             world.retry(a_batch_id())
     stored = world.metadata.batch(a_batch_id())

@@ -67,7 +67,7 @@ def test_an_older_copy_is_entered_and_remembered_by_the_newest(world: World) -> 
 
 def test_a_claim_that_somebody_else_won_is_made_again(world: World) -> None:
     other = a_record(1, batch=a_batch_id(2))
-    with world.interrupted(Interruption(1, False, lambda _: world.settle.enter([other]) and None, "claim")):
+    with world.interrupted(Interruption(1, False, lambda _: world.settle.enter([other]), "claim")):
         world.settle.enter([a_record(1, batch=a_batch_id(3))])
     newest = world.metadata.newest([a_key(1)])[a_key(1)]
     assert (a_batch_id(3), (a_batch_id(2),)) == (newest.batch, newest.earlier)

@@ -100,5 +100,5 @@ def test_a_batch_that_is_not_decided_yet_is_not_started(world: World) -> None:
 def test_a_batch_that_went_on_meanwhile_is_left_alone(world: World, batch: BatchId, is_refused: bool) -> None:
     if is_refused:
         world.importer.refusals[f"{batch}-1"] = "no"
-    with world.interrupted(Interruption(1, False, lambda _: world.start_import(batch) and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.start_import(batch), "replace_batch")):
         assert Start.STALE is world.start_import(batch)

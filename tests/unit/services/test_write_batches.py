@@ -6,6 +6,7 @@ from domain.batch import BatchPolicy, CloseReason, LeasePolicy
 from domain.errors import Draining, MetadataUnavailable, StageFailed
 from domain.identifiers import BatchId
 from domain.lifecycle import BatchState
+from domain.staging import StagingKey
 from tests.builders import a_batch, an_instance
 from tests.world import Interruption, Owner, World
 
@@ -116,6 +117,16 @@ def test_a_prefix_that_the_stage_could_not_confirm_takes_nothing_further(world: 
     assert reasons(world) == [CloseReason.SUSPECT]
 
 
+def test_a_suspect_batch_closes_even_when_nothing_follows(world: World, owner: Owner) -> None:
+    def suspect(_port: str) -> None:
+        raise StageFailed("sync failed", suspect_prefix=True)
+
+    with world.interrupted(Interruption(1, True, suspect, "stage")):
+        assert not world.store(owner, 1)
+    world.tick(owner)
+    assert reasons(world) == [CloseReason.SUSPECT]
+
+
 # ------------------------------------------------------------------------------------------- leases
 
 
@@ -127,7 +138,11 @@ def test_a_write_that_ends_after_the_lease_is_repeated_in_a_fresh_batch(world: W
 
 
 def test_a_write_that_outlives_every_lease_is_refused(world: World, owner: Owner) -> None:
-    world.staging.before = lambda method, _key: world.clock.advance(601) and None if method == "stage" else None
+    def take_long(method: str, _key: StagingKey | None) -> None:
+        if method == "stage":
+            world.clock.advance(601)
+
+    world.staging.before = take_long
     world.staging.after = lambda _method, _key: None
     draft = world.staging.draft()
     with pytest.raises(StageFailed, match="ran out again and again"):
@@ -165,6 +180,19 @@ def test_the_lease_of_a_closing_batch_is_renewed_while_something_is_written(worl
     with world.interrupted(Interruption(1, False, lambda _: take_long(), "stage")):
         assert world.store(owner, 1)
     assert len(world.landed) == 1
+
+
+def test_a_closing_batch_that_was_taken_away_is_given_up_too(world: World, owner: Owner) -> None:
+    def lose() -> None:
+        world.clock.advance(60)
+        owner.batches.tick()
+        world.clock.advance(840)
+        world.recover()
+        owner.batches.tick()
+
+    with world.interrupted(Interruption(1, False, lambda _: lose(), "stage")):
+        assert world.store(owner, 1)
+    assert len({landed.batch for landed in world.landed}) == 2
 
 
 def test_a_renewal_whose_answer_was_lost_is_taken_up(world: World, owner: Owner) -> None:
@@ -309,7 +337,7 @@ def test_a_batch_that_others_closed_and_carried_on_is_left_to_them(world: World,
 def test_a_batch_that_recovery_closes_at_the_same_moment_is_left_to_it(world: World, owner: Owner) -> None:
     world.store(owner, 1)
     world.clock.advance(900)
-    with world.interrupted(Interruption(1, False, lambda _: world.recover() and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: world.recover(), "replace_batch")):
         world.tick(owner)
     assert reasons(world) == [CloseReason.RECOVERED]
     assert world.telemetry.named("batch.closed") == []
@@ -346,7 +374,7 @@ def test_draining_is_not_done_while_a_batch_is_opened(world: World, owner: Owner
 
 def test_two_may_finish_closing_at_once(world: World, owner: Owner) -> None:
     world.store(owner, 1)
-    with world.interrupted(Interruption(1, False, lambda _: owner.batches.drain() and None, "replace_batch")):
+    with world.interrupted(Interruption(1, False, lambda _: owner.batches.drain(), "replace_batch")):
         owner.batches.drain()
     assert owner.batches.drain()
     assert len(world.workflow.started) == 1
