@@ -16,7 +16,7 @@ WORKERS ?= 2
 COVERAGE_STEP ?=
 
 BIN := .venv/bin
-CODE := domain services adapters infra tests
+CODE := domain services adapters infra tests __main__.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PIP_LOCKED := $(PIP) install --require-hashes --only-binary :all: --requirement
 PIP_PROJECT := $(PIP) install --no-build-isolation --no-deps --editable .
@@ -43,19 +43,22 @@ cloud: .venv/.dev ## the AWS profile on this machine: local servers, a stand-in 
 test: lint $(COVERAGE_STEP) pytest ## format, lint, types, import rules and every test
 
 .PHONY: lint
-lint: .venv/.dev ## format, lint, types and import rules
+lint: .venv/.dev .venv/.deploy ## format, lint, types and import rules
 	@echo "Format"
 	@$(BIN)/ruff format --check $(CODE)
 	@echo "Lint"
 	@$(BIN)/ruff check $(CODE)
 	@echo "Types"
 	@$(BIN)/mypy
+	@$(BIN)/pyright
+	@echo "Container file"
+	@$(BIN)/hadolint Dockerfile
 	@echo "Import rules"
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 		if $(BIN)/lint-imports >"$$log" 2>&1; then tail -n 2 "$$log" | sed '/^$$/d'; else cat "$$log"; exit 1; fi
 
 .PHONY: pytest
-pytest: .venv/.dev ## every test (PYTEST_ARGS="-k name" chooses)
+pytest: .venv/.dev .venv/.deploy ## every test (PYTEST_ARGS="-k name" chooses)
 	@$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .PHONY: coverage
@@ -66,6 +69,11 @@ coverage: .venv/.dev ## full branch coverage of domain/ and services/ by unit, c
 format: .venv/.dev ## format and mend what can be mended without asking
 	@$(BIN)/ruff check --fix-only --quiet $(CODE)
 	@$(BIN)/ruff format $(CODE)
+
+## Deploying it
+
+.PHONY: deploy
+deploy: .venv/.deploy ## set up what `pulumi up` needs
 
 ## Measuring it
 
@@ -94,6 +102,8 @@ lock: .venv/.made ## choose the newest allowed versions and lock them with their
 		-c requirements/aws.txt -o requirements/dev.txt
 	@$(UV_LOCK) --upgrade pyproject.toml --group build --extra deploy \
 		-c requirements/dev.txt -o requirements/deploy.txt
+	@$(UV_LOCK) --upgrade pyproject.toml --group build --extra aws --extra image \
+		-c requirements/aws.txt -o requirements/image.txt
 	@$(UV_LOCK) --upgrade --group pyproject.toml:fuzz -o requirements/fuzz.txt
 	@$(UV_LOCK) --upgrade --group pyproject.toml:lock -o requirements/lock.txt
 	@if grep -nE '://|index-url|find-links' requirements/*.txt; then \
@@ -143,6 +153,11 @@ help: ## this list
 	@$(PIP_LOCKED) requirements/dev.txt
 	@$(PIP_PROJECT)
 	@touch .venv/.run $@
+
+.venv/.deploy: .venv/.dev requirements/deploy.txt
+	@echo "Installing what the deployment needs into .venv..."
+	@$(PIP_LOCKED) requirements/deploy.txt
+	@touch $@
 
 # Not for every Python and machine; without it the fuzzing is blind, and says so.
 .venv/.fuzz: .venv/.made requirements/fuzz.txt

@@ -67,11 +67,16 @@ class InvalidIdentifier(PeerError):
         self.rule = rule
         shown = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "..."
         if kind.endswith("UID"):
-            shown = re.sub(r"[^0-9.]", "?", shown)
+            shown = _only_uid(shown)
         super().__init__(f"{kind} {shown!a} is not valid: {rule}")
 
 
 _SHOWN_CHARACTERS = 70
+
+
+def _only_uid(text: str) -> str:
+    """Hide what no UID holds: a sender that mixes up its attributes may have put a name there."""
+    return re.sub(r"[^0-9.]", "?", text)
 
 
 class UnreadableDataSet(PeerError):
@@ -103,7 +108,8 @@ class DataSetMismatch(PeerError):
         self.attribute = attribute
         self.in_command = in_command
         self.in_data_set = in_data_set
-        super().__init__(f"{attribute} differs: command {in_command}, data set {in_data_set}")
+        shown = _only_uid(in_command[:_SHOWN_CHARACTERS])
+        super().__init__(f"{attribute} differs: command {shown}, data set {_only_uid(in_data_set)}")
 
 
 class InstanceTooLarge(PeerError):

@@ -34,7 +34,7 @@ from adapters.memory.telemetry import RecordingTelemetry
 from adapters.outbound.s3_objects import S3InputObjects, S3OutputObjects
 from domain.batch import Batch, LeasePolicy
 from domain.errors import OurError, TemporaryServiceError
-from domain.identifiers import DataStoreId
+from domain.identifiers import BatchId, DataStoreId
 from domain.lifecycle import BatchState
 from domain.ports import Clock
 from services.report_status import Failure, Overview
@@ -103,6 +103,7 @@ class Cloud:
     acknowledged: list[str] = attrs.field(factory=list)
     handlers: Handlers = attrs.field(init=False)
     use_cases: UseCases = attrs.field(init=False)
+    _seen: set[BatchId] = attrs.field(factory=set, init=False)
     _closing: ExitStack = attrs.field(factory=ExitStack, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -176,8 +177,11 @@ class Cloud:
         self.wait(lambda: all(batch.state is not BatchState.OPEN for batch in self.batches()), "closing")
 
     def batches(self) -> list[Batch]:
-        """Return all batches, oldest first."""
-        return list(self.use_cases.ports.metadata.batches(list(BatchState)))
+        """Return all batches, oldest first; a listing alone may leave out one that changes its state meanwhile."""
+        metadata = self.use_cases.ports.metadata
+        self._seen.update(batch.id for batch in metadata.batches(list(BatchState)))
+        found = (metadata.batch(batch_id) for batch_id in sorted(self._seen))
+        return [batch for batch in found if batch is not None]
 
     def run_executions(self) -> None:
         """Wait until no execution runs."""

@@ -42,7 +42,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ahi-storescp-demo-") as folder:
         settings = read_settings({**_SETTINGS, "data_dir": folder}, {})
         with open_local(settings, io.StringIO()) as profile:
-            profile.become_carrier()
+            profile.become_receiver()
             profile.workflow.run()
             receiver = Receiver(settings, profile.use_cases, profile.chores())
             port = receiver.start()

@@ -25,12 +25,13 @@ from typing import TextIO
 import attrs
 
 from adapters.entrypoints.capacity import draft_room
+from adapters.entrypoints.import_runner import ImportRunner, Quotas, data_store
 from adapters.entrypoints.receiver import Chore
 from adapters.entrypoints.settings import Settings
 from adapters.entrypoints.use_cases import Ports, UseCases, assemble
 from adapters.outbound.clock import SystemClock
 from adapters.outbound.draft_room import DraftRoom
-from adapters.outbound.local.data_store import EmbeddedDataStore, FileInputObjects, FileOutputObjects
+from adapters.outbound.local.data_store import EmbeddedDataStore
 from adapters.outbound.local.embedded_importer import EmbeddedImporter
 from adapters.outbound.local.file_results import FileResultsReader
 from adapters.outbound.local.file_staging import FileStagingArea
@@ -65,6 +66,7 @@ class LocalProfile:
     staging: FileStagingArea
     drafts: DraftRoom
     store: EmbeddedDataStore
+    runner: ImportRunner
     workflow: ThreadWorkflow
     use_cases: UseCases
     telemetry: LineTelemetry
@@ -82,9 +84,21 @@ class LocalProfile:
         self.carrier.take()
         self.store.become_runner()
 
+    def become_receiver(self) -> None:
+        """
+        Carry batches in this process from now on, and run imports in another, beside receiving.
+
+        Raises:
+            NotPossible: another process does; the message names it.
+
+        """
+        self.carrier.take()
+        self.runner.ensure()
+
     def chores(self) -> tuple[Chore, ...]:
         """Return what a receiver on this machine does now and then."""
         return (
+            Chore(name="imports.runner_failed", every_seconds=_RECOVER_SECONDS, do=self.runner.ensure),
             Chore(name="batches.recovery_failed", every_seconds=_RECOVER_SECONDS, do=self.use_cases.recover),
             Chore(name="batches.sweep_failed", every_seconds=_SWEEP_SECONDS, do=self._sweep),
         )
@@ -119,17 +133,11 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
         stack.callback(staging.close)
         metadata = SqliteMetadataStore(folder / "metadata.sqlite3")
         stack.callback(metadata.close)
-        store = EmbeddedDataStore(
-            folder / "datastore" / data_store_id.value,
-            data_store_id,
-            FileInputObjects(folder / "staging", never_rewritten=True),
-            FileOutputObjects(folder / "results"),
-            clock,
-            rate=settings.import_rate,
-            burst=settings.import_burst,
-            concurrency=settings.import_concurrency,
-        )
+        quotas = Quotas(rate=settings.import_rate, burst=settings.import_burst, concurrency=settings.import_concurrency)
+        store = data_store(folder, data_store_id, quotas)
         stack.callback(store.close)
+        runner = ImportRunner(folder, data_store_id)
+        stack.callback(runner.stop)
         locks = OwnerLocks(folder / "locks")
         owner = f"{os.getpid()}-{secrets.token_hex(4)}"
         stack.enter_context(locks.hold(owner))
@@ -161,6 +169,7 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
             staging=staging,
             drafts=drafts,
             store=store,
+            runner=runner,
             workflow=workflow,
             use_cases=use_cases,
             telemetry=lines,

@@ -64,7 +64,7 @@ class LocalApplication:
     def serve(self, announce: Callable[[Listening], None], /) -> None:
         """Receive, carry batches and run imports until told to stop."""
         profile = self._profile(is_receiver=True)
-        profile.become_carrier()
+        profile.become_receiver()
         profile.staging.clear_incoming()
         profile.use_cases.recover()
         profile.workflow.run()

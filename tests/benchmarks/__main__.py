@@ -7,6 +7,7 @@ Everything is on loopback, in a folder that is removed in the end.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ from tests.benchmarks.images import CT_SLICE, SMALL
 from tests.benchmarks.throughput import CELLS, OURS, Throughput, contestants
 
 _DISK_FOLDER = "/var/tmp"
+_PAGE_COLUMNS = 120
+_CALM_PERCENT = 90.0
 
 
 @attrs.frozen(kw_only=True)
@@ -72,18 +75,25 @@ _NAMES = [*(cell.name for cell in CELLS), *OTHERS]
 @click.option("--only", multiple=True, metavar="TEXT", help="receivers whose name holds TEXT, beside ours")
 @click.option("--folder", default=_DISK_FOLDER, show_default=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
-def main(names: tuple[str, ...], rounds: int, scale: float, only: tuple[str, ...], folder: Path, as_json: bool) -> None:
-    """Measure SCENARIOs, all of them by default: ct-1 small-1 ct-8 small-8 latency latency-small many far large disk."""
+def main(  # noqa: PLR0917 - click passes each by its name
+    names: tuple[str, ...], rounds: int, scale: float, only: tuple[str, ...], folder: Path, as_json: bool
+) -> None:
+    """
+    Measure SCENARIOs, all of them by default.
+
+    They are: ct-1 small-1 ct-8 small-8 latency latency-small many far large disk.
+    """
     started = time.monotonic()
     notes = Console(stderr=True)
-    out = Console()
+    out = Console(width=None if sys.stdout.isatty() else _PAGE_COLUMNS)
     kind = machine.file_system(folder.resolve())
     if not machine.is_disk(kind):
         notes.print(f"{folder} is on {kind}: no disk, so a sync costs nothing; choose another --folder", style="red")
         sys.exit(2)
-    result: dict[str, Any] = {"machine": machine.describe(), "file_system": kind}
+    result: dict[str, Any] = {"machine": machine.describe(), "file_system": kind, "load": os.getloadavg()[0]}
     notes.print(f"{result['machine']}; {kind}")
     with tempfile.TemporaryDirectory(prefix="ahi-bench-", dir=folder) as place:
+        machine.spread_folders(Path(place))
         cells = [cell for cell in CELLS if not names or cell.name in names]
         throughput = Throughput(Path(place), cells, scale)
         if cells:
@@ -120,6 +130,14 @@ def _run_rounds(
         for one in here[number % len(here) :] + here[: number % len(here)]:
             notes.print(f"round {number + 1} of {rounds}: {one.name}", style="dim")
             throughput.round(one)
+        result.setdefault("cpu_pressure", []).append(machine.pressure())
+    busiest = max((pressure or 0.0 for pressure in result.get("cpu_pressure", [])), default=0.0)
+    if busiest > _CALM_PERCENT and os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        notes.print(
+            f"others were using this machine (load {os.getloadavg()[0]:.0f}): rates are low and ratios doubtful,"
+            " above all against receivers that never wait for the disk",
+            style="yellow",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is sent: CT images of 525 KB and small ones of 9 KB, each its own SOP Instance, and the bytes of DICOM messages."""
+"""What is sent: CT images of 525 KB, small ones of 9 KB, and one of 2 GB; each is its own SOP Instance."""
 
 from __future__ import annotations
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,9 @@ from typing import Self
 
 import attrs
 
+_GET_FLAGS = 0x80086601  # FS_IOC_GETFLAGS and FS_IOC_SETFLAGS of linux/fs.h
+_SET_FLAGS = 0x40086602
+_TOP_FOLDER = 0x00020000
 _NOT_DISKS = {"tmpfs", "ramfs", "devtmpfs"}
 
 
@@ -31,6 +37,32 @@ def is_disk(kind: str) -> bool:
     return kind not in _NOT_DISKS
 
 
+def spread_folders(folder: Path) -> None:
+    """
+    Ask ext4 to put each folder made in `folder` into a block group of its own; without it nothing is lost but peace.
+
+    ext4 does not use inodes again within a minute of their deletion and passes them over one by one, so that whatever
+    was deleted beside a receiver's folder shortly before makes each new file dearer, by up to half a millisecond.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        flags = int.from_bytes(fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8)), sys.byteorder)
+        fcntl.ioctl(descriptor, _SET_FLAGS, (flags | _TOP_FOLDER).to_bytes(8, sys.byteorder))
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def pressure() -> float | None:
+    """Return the percentage of the last ten seconds in which something waited for a processor; None if unknown."""
+    try:
+        text = Path("/proc/pressure/cpu").read_text()
+    except OSError:
+        return None
+    return float(text.split("avg10=")[1].split()[0])
+
+
 def describe() -> str:
     """Describe the machine in one line, without its name."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
@@ -48,11 +80,12 @@ def resident_bytes(pids: list[int]) -> int:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return the processor time that processes took so far."""
+    """Return the processor time that processes, and children of theirs that ended, took so far."""
     total = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
+        with contextlib.suppress(OSError):  # it has ended meanwhile, and its parent has its time
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += sum(int(field) for field in fields[11:15])
     return total / os.sysconf("SC_CLK_TCK")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -59,8 +60,9 @@ class Receiver(ABC):
         """Return its process and the processes that it started."""
         pids = [self.pid]
         for pid in pids:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pids.extend(int(child) for child in (task / "children").read_text().split())
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    pids.extend(int(child) for child in task.read_text().split())
         return pids
 
     def __enter__(self) -> Self:
@@ -97,7 +99,6 @@ class Receiver(ABC):
                 except ProcessLookupError:
                     continue
             self._process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @attrs.define

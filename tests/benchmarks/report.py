@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,7 @@ def rates(throughput: Throughput) -> list[dict[str, Any]]:
                 "receiver": contestant,
                 "per_second": median,
                 "mb_per_second": median * kind.pixel_bytes / 1e6,
+                "cpu_ms": statistics.median(throughput.costs[cell, contestant]),
                 "ours_against_it": throughput.ratio(cell, OURS, contestant),
                 "rounds": measured,
             }
@@ -89,11 +91,8 @@ def rates(throughput: Throughput) -> list[dict[str, Any]]:
 def print_throughput(console: Console, throughput: Throughput) -> None:
     """Print the rates, then the goals."""
     table = Table(title="Instances a second (median of the rounds)", title_justify="left")
-    for heading, is_number in (
-        ("", False), ("receiver", False), ("instances/s", True), ("MB/s", True), ("lowest to highest", True),
-        ("we are", True),
-    ):  # fmt: skip
-        table.add_column(heading, justify="right" if is_number else "left")
+    for heading in ("", "receiver", "instances/s", "MB/s", "lowest to highest", "CPU ms", "we are"):
+        table.add_column(heading, justify="left" if heading in {"", "receiver"} else "right", no_wrap=True)
     before = ""
     for row in sorted(rates(throughput), key=lambda row: [cell.name for cell in CELLS].index(row["cell"])):
         ratio = row["ours_against_it"]
@@ -103,6 +102,7 @@ def print_throughput(console: Console, throughput: Throughput) -> None:
             f"{row['per_second']:,.0f}",
             f"{row['mb_per_second']:,.1f}",
             f"{min(row['rounds']):,.0f} to {max(row['rounds']):,.0f}",
+            f"{row['cpu_ms']:.2f}",
             "" if row["receiver"] == OURS or ratio is None else f"{ratio:.2f}x",
         )
         before = row["cell"]
@@ -137,8 +137,8 @@ class Check:
 
 def _goal_table(throughput: Throughput) -> Table:
     table = Table(title="Against the goals (medians of the ratios within each round)", title_justify="left")
-    for heading, is_number in (("", False), ("against", False), ("ratio", True), ("goal", True), ("met", False)):
-        table.add_column(heading, justify="right" if is_number else "left")
+    for heading in ("", "against", "ratio", "goal", "met"):
+        table.add_column(heading, justify="right" if heading in {"ratio", "goal"} else "left", no_wrap=True)
     for row in goals(throughput):
         goal = row["at_least"]
         table.add_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from tests.benchmarks.images import CT_SLICE, SMALL, Image, Kind, write_files
+from tests.benchmarks.machine import cpu_seconds
 from tests.benchmarks.receivers import Dcmtk, Orthanc, Ours, Pynetdicom, Receiver, missing
 from tests.benchmarks.sender import storescu_seconds
 
@@ -78,7 +80,7 @@ def contestants() -> tuple[list[Contestant], Mapping[str, str]]:
 @attrs.define
 class Throughput:
     """
-    Rates by cell and contestant, one for each round.
+    Rates by cell and contestant, and processor time of an instance in ms, one for each round.
 
     Attributes:
         folder: where images and receivers live.
@@ -90,6 +92,8 @@ class Throughput:
     cells: Sequence[Cell]
     scale: float = 1.0
     rates: dict[tuple[str, str], list[float]] = attrs.field(factory=dict)
+    costs: dict[tuple[str, str], list[float]] = attrs.field(factory=dict)
+    _turns: int = 0
     _shares: dict[str, list[list[str]]] = attrs.field(factory=dict)
 
     def prepare(self) -> None:
@@ -106,10 +110,12 @@ class Throughput:
 
     def round(self, contestant: Contestant) -> None:
         """Start a contestant and measure every cell once."""
-        with contestant.start(self.folder / "receiver") as receiver:
+        self._turns += 1
+        with contestant.start(self.folder / f"turn-{self._turns}") as receiver:
             for cell in self.cells:
                 rate = self._measure(receiver, cell, is_slow=contestant.is_slow)
                 self.rates.setdefault((cell.name, contestant.name), []).append(rate)
+        os.sync()  # what a receiver left to the system to write is written before the next one's turn
 
     def _measure(self, receiver: Receiver, cell: Cell, *, is_slow: bool) -> float:
         """
@@ -122,8 +128,11 @@ class Throughput:
         storescu_seconds(receiver, folder, [share[:1] for share in shares])
         alone = storescu_seconds(receiver, folder, [share[:1] for share in shares])
         rest = [share[1 : 1 + cell.few] if is_slow else share[1:] for share in shares]
-        seconds = storescu_seconds(receiver, folder, rest)
         sent = sum(len(share) for share in rest)
+        before = cpu_seconds(receiver.pids())
+        seconds = storescu_seconds(receiver, folder, rest)
+        cost = (cpu_seconds(receiver.pids()) - before) / sent * 1e3
+        self.costs.setdefault((cell.name, receiver.name), []).append(cost)
         return (sent - len(rest)) / max(seconds - alone, _DOUBTFUL_SECONDS)
 
     def median(self, cell: str, contestant: str) -> float | None:

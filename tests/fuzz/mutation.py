@@ -45,9 +45,7 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
     return bytes(mutated[:_LONGEST])
 
 
-def fuzz(
-    name: str, seconds: float, corpus: list[bytes], *, seed: int = 0, tries: int | None = None
-) -> tuple[int, int]:
+def fuzz(name: str, seconds: float, corpus: list[bytes], *, seed: int = 0, tries: int | None = None) -> tuple[int, int]:
     """
     Fuzz a target for some time, or at most so many times.
 

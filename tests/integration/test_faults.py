@@ -234,7 +234,7 @@ IMPORT_FAULTS: Mapping[str, ImportFault] = {
     "HealthImaging results truncated": ImportFault(
         begins=_sets(results=Results.TRUNCATED), told=_is_notified("results"), needs_retry=True
     ),
-    "HealthImaging manifest late": ImportFault(begins=_sets(manifest_delay_seconds=0.3)),
+    "HealthImaging manifest late": ImportFault(begins=_sets(manifest_delay_seconds=120), told=DELAYED),
     "Step Functions execution exists": ImportFault(
         begins=_fails("states:StartExecution", Failure(status=400, code="ExecutionAlreadyExists"), 1)
     ),
@@ -268,7 +268,9 @@ IMPORT_FAULTS: Mapping[str, ImportFault] = {
     "DynamoDB throttled during the import": ImportFault(begins=_fails("dynamodb:*", DYNAMODB_THROTTLED, 30)),
     "DynamoDB 500 during the import": ImportFault(begins=_fails("dynamodb:*", DYNAMODB_ERROR, 30)),
     "DynamoDB answers lost during the import": ImportFault(begins=_fails("dynamodb:*", LOST_ANSWER, 3)),
-    "DynamoDB conditions fail during the import": ImportFault(begins=_fails("dynamodb:PutItem", CONDITION_FAILED, 2)),
+    "DynamoDB conditions fail during the import": ImportFault(
+        begins=_fails("dynamodb:PutItem", CONDITION_FAILED, 2, after=1)
+    ),
 }
 
 

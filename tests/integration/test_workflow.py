@@ -291,11 +291,11 @@ def test_images_that_conflict_with_the_patient_are_reported(cloud: Cloud) -> Non
 
 
 def test_a_manifest_that_comes_late_is_waited_for(cloud: Cloud) -> None:
-    cloud.stand_in.behaviour.faults.manifest_delay_seconds = 1.0
+    cloud.stand_in.behaviour.faults.manifest_delay_seconds = 120.0
     _received(cloud)
     cloud.settle()
 
-    assert _totals(cloud)[0] == 3
+    assert _totals(cloud) == (3, 3, 0, 0)
     assert "wait" in _answers(cloud, "record_results")
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import attrs
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from adapters.memory.importer import Rejection
@@ -122,19 +122,6 @@ faults = st.one_of(
     st.builds(Fault, st.sampled_from(["away", "crash"]), st.integers(1, 14), st.booleans()),
     st.builds(Fault, st.just("pause"), st.integers(1, 14), st.booleans(), pauses.map(tuple)),
 )
-copy_actions = st.one_of(
-    handler_actions, st.builds(Action, st.sampled_from(["job", "jobs", "reject", "accept"]), st.integers(0, 3))
-)
-copy_faults = st.one_of(
-    st.builds(Fault, st.just("crash"), st.integers(1, 14), st.booleans()),
-    st.builds(
-        Fault,
-        st.just("pause"),
-        st.integers(1, 14),
-        st.booleans(),
-        st.lists(copy_actions, min_size=1, max_size=6).map(tuple),
-    ),
-)
 maybe_faults = st.one_of(st.none(), st.none(), faults)
 
 
@@ -146,6 +133,15 @@ class Promise(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World(self.lease, BatchPolicy(max_files=3))
+        self._steps: dict[str, Callable[[BatchId], object]] = {
+            "carry": self.world.carry,
+            "list": self.world.list_batch,
+            "start": self.world.start_import,
+            "follow": self.world.follow_import,
+            "record": self.world.record_results,
+            "rehouse": self.world.rehouse,
+            "retry": self.world.retry,
+        }
 
     # --------------------------------------------------------------------------------- always
 
@@ -312,7 +308,7 @@ class Promise(RuleBasedStateMachine):
             "recover": partial(self._quietly, world.recover),
             "reconcile": partial(self._quietly, world.reconcile),
             "everything": self._everything,
-            "finish": partial(self._finish, which),
+            "finish": lambda: self._finish(self._pick(which)),
         }
         if action.name in acts:
             acts[action.name]()
@@ -330,15 +326,6 @@ class Promise(RuleBasedStateMachine):
             self._quietly(partial(self.world.carry, batch))
 
     def _handle(self, name: str, which: int) -> None:
-        steps: dict[str, Callable[[BatchId], object]] = {
-            "carry": self.world.carry,
-            "list": self.world.list_batch,
-            "start": self.world.start_import,
-            "follow": self.world.follow_import,
-            "record": self.world.record_results,
-            "rehouse": self.world.rehouse,
-            "retry": self.world.retry,
-        }
         states = {
             "list": [BatchState.CLOSED],
             "start": [BatchState.CLOSED],
@@ -352,7 +339,7 @@ class Promise(RuleBasedStateMachine):
                 failed = sorted({failure.batch for failure in self.world.report.failures()})
             batch = failed[which % len(failed)] if failed else None
         if batch is not None:
-            self._quietly(partial(steps[name], batch))
+            self._quietly(partial(self._steps[name], batch))
 
     def _trouble(self, name: str, which: int) -> None:
         importer, instance = self.world.importer, a_uid(which % _INSTANCES + 1)
@@ -381,16 +368,31 @@ class Promise(RuleBasedStateMachine):
         self.world.importer.rejections.clear()
         self.world.importer.unmentioned.clear()
 
-    def _finish(self, which: int) -> None:
+    def take(self, name: str, batch: BatchId) -> None:
+        """Take one step with one batch."""
+        match name:
+            case "finish" | "finish rejected":
+                if name == "finish rejected":
+                    self.world.importer.rejections[a_uid(1)] = Rejection()
+                self._finish(batch)
+                self._accept()
+            case "job":
+                self._work_for(batch)
+            case _:
+                self._quietly(partial(self._steps[name], batch))
+
+    def _work_for(self, batch: BatchId) -> None:
+        for job in self.world.importer.running():
+            if job.name.startswith(f"{batch}-"):
+                self.world.work(job.name)
+
+    def _finish(self, batch: BatchId | None) -> None:
         """Carry one batch to its end, and its jobs with it."""
-        batch = self._pick(which)
         if batch is None:
             return
         for _ in range(8):
             self._quietly(partial(self.world.carry, batch))
-            for job in self.world.importer.running():
-                if job.name.startswith(f"{batch}-"):
-                    self.world.work(job.name)
+            self._work_for(batch)
 
 
 class Hospital(Promise):
@@ -497,37 +499,59 @@ class Hospital(Promise):
         self._act(Action(kind, which))
 
 
-class TwoCopies(Promise):
-    """Two receivers hold other bytes of one instance, and whatever is done to their batches is done in any order."""
+@attrs.frozen
+class Move:
+    """
+    A step that is taken with the batch of one copy; the oldest is number 0.
 
-    @initialize(number=st.integers(2, 3))
-    def copies_are_sent(self, number: int) -> None:
-        for version in range(number):
-            owner = self.world.new_owner()
-            self.world.store(owner, 1, version)
-        self.world.clock.advance(61)
-        for owner in self.world.owners:
-            self.world.tick(owner)
+    Attributes:
+        calls: at which call of a port the others move on, 0 for never.
 
-    @rule(name=st.sampled_from(HANDLER_ACTIONS), which=numbers, fault=st.one_of(st.none(), copy_faults))
-    def handle(self, name: str, which: int, fault: Fault | None) -> None:
-        self._perform(Action(name, which), fault)
+    """
 
-    @rule(which=numbers, is_rejected=st.booleans())
-    def finish(self, which: int, is_rejected: bool) -> None:
-        """Import a batch before anything else happens."""
-        if is_rejected:
-            self._act(Action("reject"))
-        self._act(Action("finish", which))
-        self._act(Action("accept"))
+    name: str
+    copy: int
+    calls: int = 0
+    is_after: bool = False
+    meanwhile: tuple[Move, ...] = ()
 
-    @rule(which=numbers)
-    def job_goes_on(self, which: int) -> None:
-        self._act(Action("job", which))
 
-    @rule(name=st.sampled_from(["reject", "accept", "fail a job", "run ends"]), which=numbers)
-    def trouble(self, name: str, which: int) -> None:
-        self._act(Action(name, 0 if name == "reject" else which))
+MOVES = ("carry", "carry", "carry", "finish", "finish", "finish rejected", "retry", "retry", "job", "job", "list")
+copies = st.integers(0, 2)
+moves = st.builds(Move, st.sampled_from(MOVES), copies)
+paused_moves = st.builds(
+    Move,
+    st.sampled_from(["carry", "list", "start", "record", "rehouse"]),
+    copies,
+    st.integers(1, 12),
+    st.booleans(),
+    st.lists(moves, min_size=1, max_size=5).map(tuple),
+)
+
+
+@settings(SETTINGS, max_examples=2 * EXAMPLES)
+@given(number=st.integers(2, 3), schedule=st.lists(st.one_of(moves, moves, paused_moves), max_size=10))
+def test_of_several_copies_the_newest_wins(number: int, schedule: list[Move]) -> None:
+    """Receivers hold other bytes of one instance, and whatever is done to their batches is done in any order."""
+    hospital = Hospital()
+    world = hospital.world
+    for version in range(number):
+        world.store(world.new_owner(), 1, version)
+    world.clock.advance(61)
+    for owner in world.owners:
+        world.tick(owner)
+    batches = world.batch_ids()
+
+    def take(move: Move) -> None:
+        meanwhile = Interruption(move.calls, move.is_after, lambda _port: [take(other) for other in move.meanwhile])
+        with world.interrupted(meanwhile if move.calls else None):
+            hospital.take(move.name, batches[move.copy % number])
+
+    for move in schedule:
+        take(move)
+        hospital.nothing_acknowledged_is_gone()
+        hospital.nothing_is_given_up_unimported()
+    hospital.teardown()
 
 
 class HospitalWithLocks(Hospital):
@@ -554,4 +578,3 @@ def _case(machine: type[RuleBasedStateMachine]) -> Any:
 TestHospital = _case(Hospital)
 TestHospitalWithLocks = _case(HospitalWithLocks)
 TestHospitalLosingItsTable = _case(HospitalLosingItsTable)
-TestTwoCopies = _case(TwoCopies)

@@ -68,7 +68,9 @@ def test_a_text_line_reads_well() -> None:
     stream = io.StringIO()
     TextTelemetry(stream, FakeClock(MOMENT)).event("association.released", calling_ae_title="CT 1", bytes=3)
 
-    assert stream.getvalue() == '2025-03-14T09:30:00.000Z info    association.released calling_ae_title="CT 1" bytes=3\n'
+    assert (
+        stream.getvalue() == '2025-03-14T09:30:00.000Z info    association.released calling_ae_title="CT 1" bytes=3\n'
+    )
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

@@ -39,6 +39,7 @@ from adapters.outbound.local.data_store import (
 _PAGE: Final = 50
 _MANIFEST: Final = "job-output-manifest.json"
 _NO_ACCESS: Final = 13
+_LATE_SECONDS: Final = 0.01
 _KEPT: Final = ("dataAccessRoleArn", "inputS3Uri", "outputS3Uri")
 
 _Item = TypeVar("_Item")
@@ -83,7 +84,8 @@ class FaultyOutputs:
 
     _outputs: OutputObjects
     _behaviour: Behaviour
-    _timers: list[threading.Timer] = attrs.field(factory=list, init=False)
+    _late: list[threading.Thread] = attrs.field(factory=list, init=False)
+    _is_closing: threading.Event = attrs.field(factory=threading.Event, init=False)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[BinaryIO]:
@@ -98,10 +100,10 @@ class FaultyOutputs:
         if faults.results is Results.TRUNCATED and not is_manifest:
             kept = kept[: kept.rfind(b"\n", 0, -1) + 1 + 20] if kept.count(b"\n") > 1 else kept[:20]
         if is_manifest and faults.manifest_delay_seconds:
-            timer = threading.Timer(faults.manifest_delay_seconds, self._write, (key, kept))
-            timer.daemon = True
-            self._timers.append(timer)
-            timer.start()
+            due = self._behaviour.clock.now() + timedelta(seconds=faults.manifest_delay_seconds)
+            thread = threading.Thread(target=self._write_at, args=(due, key, kept), name="late-manifest", daemon=True)
+            self._late.append(thread)
+            thread.start()
         else:
             self._write(key, kept)
 
@@ -111,9 +113,16 @@ class FaultyOutputs:
 
     def close(self) -> None:
         """Write nothing further."""
-        for timer in self._timers:
-            timer.cancel()
-            timer.join()
+        self._is_closing.set()
+        for thread in self._late:
+            thread.join()
+
+    def _write_at(self, due: datetime, key: str, content: bytes) -> None:
+        # Looked at often instead of slept for: the clock may be one that a test advances.
+        while not self._is_closing.wait(_LATE_SECONDS):
+            if self._behaviour.clock.now() >= due:
+                self._write(key, content)
+                return
 
     def _write(self, key: str, content: bytes) -> None:
         with self._outputs.writer(key) as stream:

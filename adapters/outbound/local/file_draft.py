@@ -163,7 +163,8 @@ class FileDraft:
         if self._kept is not None and size <= self._limits.memory_bytes and self._claim.keeps(size):
             self._kept += data
             self._size = size
-            if self._size >= self._limits.early_bytes:
+            unsaved = size - (self._file.written if self._file is not None else 0)
+            if size >= self._limits.early_bytes and unsaved >= self._limits.writeback_bytes:
                 try:
                     self._save(self._kept)
                 except OSError as error:
