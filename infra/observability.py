@@ -311,7 +311,6 @@ class Observability(pulumi.ComponentResource):
                 "Answers to C-STORE",
                 [
                     watched.ours("StoreSuccess").shown("success"),
-                    watched.ours("StoreWarning").shown("warning"),
                     watched.ours("StoreFailure").shown("failure"),
                 ],
             ),

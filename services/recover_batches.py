@@ -73,7 +73,14 @@ class RecoverBatches:
                     again = batch.rerun()
                     if self.metadata.replace_batch(batch, again) and self._start(again):
                         recovered = attrs.evolve(recovered, restarted=recovered.restarted + 1)
+        self._measure_oldest()
         return recovered
+
+    def _measure_oldest(self) -> None:
+        """Measure for how long the oldest batch has not been accounted for; zero when all are."""
+        oldest = next(self.metadata.batches((BatchState.OPEN, *_UNFINISHED)), None)
+        waited = (self.clock.now() - oldest.opened_at).total_seconds() if oldest is not None else 0.0
+        self.telemetry.measure("OldestPendingSeconds", waited, "Seconds")
 
     def _is_running(self, batch: Batch) -> bool | None:
         """Take a workflow that cannot be asked now for one that runs: the next recovery asks again."""

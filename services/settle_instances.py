@@ -25,6 +25,7 @@ from domain.staging import StagedObject
 CHUNK = 500
 _Item = TypeVar("_Item")
 _CLAIM_ROUNDS = 20
+_COUNT_ROUNDS = 20
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -106,13 +107,27 @@ class SettleInstances:
             )
 
     def refresh_holdings(self, batch_id: BatchId) -> None:
-        """Count again what a batch holds of each study; repeating it changes nothing."""
+        """
+        Count again what a batch holds of each study; repeating it changes nothing.
+
+        Two that count at once may write in the other order than they counted, so each looks again after it wrote.
+        """
+        written: dict[Uid, StudyHolding] | None = None
+        for _ in range(_COUNT_ROUNDS):
+            counted = self._count(batch_id)
+            if counted == written:
+                return
+            self.metadata.put_holdings(counted.values())
+            written = counted
+        raise MetadataUnavailable(f"what batch {batch_id} holds kept changing")
+
+    def _count(self, batch_id: BatchId) -> dict[Uid, StudyHolding]:
         totals: dict[Uid, StudyHolding] = {}
         for chunk in chunks(self.metadata.entries(batch_id)):
             newest = self.metadata.newest([entry.key for entry in chunk])
             for study, holding in holdings_of(chunk, newest).items():
                 totals[study] = add_holdings(totals[study], holding) if study in totals else holding
-        self.metadata.put_holdings(totals.values())
+        return totals
 
     def _enter_unlisted(
         self, outcomes: Sequence[ImportOutcome], known: dict[InstanceKey, InstanceRecord], attempt: int

@@ -310,15 +310,17 @@ class WriteBatches:
                 self._hand_over(stored)
             return
         closed = stored.closed(self.clock.now(), reason)
-        if self.metadata.replace_batch(stored, closed):
-            self.telemetry.event(
-                "batch.closed",
-                batch=owned.id.value,
-                reason=reason,
-                files=owned.contents.files,
-                bytes=owned.contents.size,
-            )
-            self._hand_over(closed)
+        if not self.metadata.replace_batch(stored, closed):
+            # A renewal landed late, or recovery came in between: the next look tells which.
+            raise MetadataUnavailable(f"the record of batch {owned.id} has just changed")
+        self.telemetry.event(
+            "batch.closed",
+            batch=owned.id.value,
+            reason=reason,
+            files=owned.contents.files,
+            bytes=owned.contents.size,
+        )
+        self._hand_over(closed)
 
     def _hand_over(self, closed: Batch) -> None:
         try:

@@ -4,6 +4,7 @@ The commands' application on AWS: Step Functions carries the batches, so command
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -11,6 +12,7 @@ from adapters.entrypoints.aws import AwsProfile, open_aws
 from adapters.entrypoints.process import receive_until_stopped
 from adapters.entrypoints.settings import Settings
 from adapters.inbound.application import Listening
+from adapters.outbound.ecs_task_protection import EcsTaskProtection
 from domain.batch import Batch
 from domain.identifiers import BatchId
 from services.reconcile import Reconciled
@@ -57,12 +59,19 @@ class AwsApplication:
             (),
             announce,
             keeps_in=f"s3://{settings.staging_bucket}, then data store {settings.data_store_id} in {settings.region}",
+            on_load=self._task_protection(),
         )
 
     def close(self) -> None:
         """Give back connections and threads."""
         self._opened = None
         self._stack.close()
+
+    def _task_protection(self) -> EcsTaskProtection | None:
+        """Return what keeps the service from ending this task while it is at work; None outside ECS."""
+        agent_uri = os.environ.get("ECS_AGENT_URI")
+        profile = self._profile()
+        return EcsTaskProtection(agent_uri, profile.clock, profile.telemetry) if agent_uri else None
 
     def _profile(self) -> AwsProfile:
         if self._opened is None:

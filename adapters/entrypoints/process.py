@@ -57,6 +57,7 @@ def receive_until_stopped(
     announce: Callable[[Listening], None],
     *,
     keeps_in: str,
+    on_load: Callable[[int], None] | None = None,
 ) -> None:
     """
     Receive until the process is told to stop, then finish; SIGHUP reads certificates anew.
@@ -66,7 +67,7 @@ def receive_until_stopped(
 
     """
     with stop_signals() as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
-        receiver = Receiver(settings, use_cases, tuple(chores), drafts)
+        receiver = Receiver(settings, use_cases, tuple(chores), drafts, on_load)
         port = receiver.start()
         announce(Listening(host=settings.host, port=port, ae_title=settings.ae_title, keeps_in=keeps_in))
         # A plain wait() would keep Python from running signal handlers on some systems.

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 
 import attrs
 
 from adapters.entrypoints.capacity import room_check
+from adapters.entrypoints.meter import Meter
 from adapters.entrypoints.settings import Settings
 from adapters.entrypoints.use_cases import Ports, UseCases
 from adapters.inbound.dicom.commitment import STORAGE_COMMITMENT, CommitmentDesk
@@ -35,6 +37,8 @@ from domain.ports import CommitmentStore
 from services.write_batches import WriteBatches
 
 _TICK_SECONDS = 0.25
+_METER_SECONDS = 60.0
+_LOAD_SECONDS = 5.0
 _CLOSE_SECONDS = 15.0
 _FAILURE_SECONDS = 60.0  # with nothing stored since, whether saving works again is not known
 _WATCH_SECONDS = 3600.0
@@ -73,6 +77,7 @@ class Receiver:
         use_cases: wired on the adapters of a profile.
         chores: done by one thread, beside closing batches.
         drafts: what arriving instances hold.
+        on_load: told every few seconds how many associations are open.
 
     """
 
@@ -80,6 +85,7 @@ class Receiver:
     _use_cases: UseCases
     _chores: tuple[Chore, ...] = ()
     _drafts: DraftRoom = attrs.field(factory=DraftRoom)
+    _on_load: Callable[[int], None] | None = None
     _server: DicomServer = attrs.field(init=False)
     _tls: TlsPort | None = attrs.field(init=False)
     _room: RoomCheck = attrs.field(init=False)
@@ -225,6 +231,11 @@ class Receiver:
                 Chore(name="tls.watch_failed", every_seconds=_WATCH_SECONDS, do=self._watch_certificate),
             )
         self._run_chore(Chore(name="batches.tick_failed", every_seconds=_TICK_SECONDS, do=self._batches.tick))
+        meter = Meter(self._server.totals, self._use_cases.ports.telemetry)
+        self._run_chore(Chore(name="receiver.measuring_failed", every_seconds=_METER_SECONDS, do=meter))
+        if (on_load := self._on_load) is not None:
+            tell = partial(_tell_load, self._server, on_load)
+            self._run_chore(Chore(name="receiver.load_failed", every_seconds=_LOAD_SECONDS, do=tell))
         for chore in self._chores:
             self._run_chore(chore)
         addresses = self._server.addresses
@@ -291,6 +302,10 @@ class Receiver:
                 chore.do()
             except Exception as error:  # noqa: BLE001  # a bug in a chore must not end receiving; it is told and tried again
                 self._use_cases.ports.telemetry.event(chore.name, error=type(error).__name__)
+
+
+def _tell_load(server: DicomServer, on_load: Callable[[int], None]) -> None:
+    on_load(server.totals().open_associations)
 
 
 def commitment_policy(settings: Settings) -> CommitmentPolicy:

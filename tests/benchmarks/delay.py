@@ -21,6 +21,7 @@ class DelayProxy:
     target: int
     seconds: float
     _listener: socket.socket = attrs.field(init=False)
+    _lines: list[socket.socket] = attrs.field(factory=list, init=False)
 
     @property
     def port(self) -> int:
@@ -33,7 +34,8 @@ class DelayProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.close()
+        for line in (self._listener, *self._lines):
+            line.close()
 
     def _accept(self) -> None:
         while True:
@@ -42,6 +44,7 @@ class DelayProxy:
             except OSError:
                 return
             there = socket.create_connection(("127.0.0.1", self.target))
+            self._lines += (here, there)
             for line in (here, there):
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)

@@ -116,7 +116,7 @@ def print_checks(console: Console, title: str, facts: dict[str, float], check: C
     table.add_column()
     table.add_column(justify="right")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+        table.add_row(name.replace("_", " "), f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}")
     if check is not None:
         table.add_row(check.text, _verdict(is_met=check.is_met(facts)))
     console.print(table)

@@ -176,9 +176,11 @@ def test_a_command_set_without_end_is_aborted(receiver: Attacked, piece: bytes) 
     with receiver.peer() as peer:
         peer.associate()
         many = pdus.p_data(*(pdus.pdv(3, 1, piece) for _ in range(max(1, 10_000 // (len(piece) + 6)))))
-        for _ in range(30):
+        for _ in range(60):
             peer.send(many)
+        started = time.monotonic()
         assert peer.read() == ABORT_BY_USER
+        assert time.monotonic() - started < SHORT.dimse_timeout_seconds, "by its length, not by a timer"
 
 
 @pytest.mark.parametrize(
@@ -604,6 +606,23 @@ def test_stopping_does_not_wait_for_a_peer_that_never_ends(tmp_path: Path) -> No
     for peer in peers:
         select.select([peer.socket], [], [], 5)
         peer.socket.close()
+
+
+def test_stopping_does_not_wait_for_a_peer_that_reads_nothing(tmp_path: Path) -> None:
+    patient = Limits(artim_seconds=0.3, network_timeout_seconds=60, dimse_timeout_seconds=60)
+    receiver = Attacked(tmp_path / "data", limits=patient)
+    with receiver.peer() as peer:
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.associate()
+        peer.socket.settimeout(0.3)
+        echoes = pdus.p_data(pdus.pdv(1, 3, pdus.c_echo())) * 500
+        with contextlib.suppress(TimeoutError):
+            for _ in range(2000):
+                peer.socket.sendall(echoes)
+        started = time.monotonic()
+        receiver.close()
+        assert time.monotonic() - started < 10
+        assert receiver.server.totals().open_connections == 0
 
 
 def test_the_peer_of_these_tests_tells_an_end_from_an_answer() -> None:

@@ -153,6 +153,11 @@ class Connection:
             with contextlib.suppress(OSError):
                 self._transport.shutdown(socket.SHUT_RD)  # wakes a blocked read
 
+    def cut(self) -> None:
+        """End a connection whose peer does not even take our last word; callable from any thread."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._transport, socket.SHUT_RDWR)  # under TLS, too: nothing is left to be said
+
     def _prepare(self) -> None:
         transport = self._transport
         transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

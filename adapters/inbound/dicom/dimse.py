@@ -122,6 +122,7 @@ class MessageReader:
 
     def __init__(self) -> None:
         self._command_bytes = bytearray()
+        self._command_cost = 0
         self._command_context: int | None = None
         self._data_context: int | None = None
 
@@ -154,13 +155,15 @@ class MessageReader:
             self._command_context = context_id
         elif self._command_context != context_id:
             raise ProtocolViolation("a command changed its presentation context")
-        if len(self._command_bytes) + len(data) > MAXIMUM_COMMAND_BYTES:
+        self._command_cost += len(data) or 1  # values of no length must end, too
+        if self._command_cost > MAXIMUM_COMMAND_BYTES:
             raise ProtocolViolation(f"a command set has more than {MAXIMUM_COMMAND_BYTES} bytes")
         self._command_bytes += data
         if not is_last:
             return None
         command = decode_command(bytes(self._command_bytes))
         self._command_bytes.clear()
+        self._command_cost = 0
         self._command_context = None
         if command.has_data_set:
             self._data_context = context_id

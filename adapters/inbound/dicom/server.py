@@ -191,11 +191,12 @@ class DicomServer:
         if self._acceptor is not None:
             self._acceptor.join()
         self._join(deadline)
-        with self._lock:
-            left = list(self._threads)
-        for connection in left:
+        for connection in self._left():
             connection.expel()
         self._join(time.monotonic() + _EXPEL_SECONDS + self.limits.artim_seconds)
+        for connection in self._left():
+            connection.cut()
+        self._join(time.monotonic() + _EXPEL_SECONDS)
 
     def totals(self) -> Totals:
         """Add up what was done until now."""
@@ -322,6 +323,10 @@ class DicomServer:
         except RuntimeError:  # the system has no more threads: as if over the cap
             transport.close()
             self.ended(connection, "turned_away")
+
+    def _left(self) -> list[Connection]:
+        with self._lock:
+            return list(self._threads)
 
     def _join(self, deadline: float) -> None:
         while time.monotonic() < deadline:

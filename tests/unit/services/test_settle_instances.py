@@ -149,3 +149,27 @@ def test_holdings_are_counted_over_all_of_a_batch(world: World) -> None:
     world.settle.enter([a_record(number, batch=BATCH) for number in range(1, CHUNK + 3)])
     world.settle.refresh_holdings(BATCH)
     assert [held.received for held in world.metadata.holdings(STUDY)] == [CHUNK + 2]
+
+
+def test_of_two_that_count_at_once_the_one_that_counted_earlier_does_not_win(world: World) -> None:
+    world.settle.enter([a_record(1, batch=BATCH)])
+
+    def go_on(_port: str) -> None:
+        world.settle.record(BATCH, 1, [imported(1)], DATA_STORE)
+        world.settle.refresh_holdings(BATCH)
+
+    with world.interrupted(Interruption(1, False, go_on, "put_holdings")):
+        world.settle.refresh_holdings(BATCH)
+    assert [(1, 1)] == [(held.received, held.imported) for held in world.metadata.holdings(STUDY)]
+
+
+def test_counts_that_never_stand_still_end_in_an_error(world: World) -> None:
+    numbers = iter(range(1, 200))
+
+    def enter_another(method: str) -> None:
+        if method == "put_holdings":
+            world.settle.enter([a_record(next(numbers), batch=BATCH)])
+
+    world.metadata.before = enter_another
+    with pytest.raises(MetadataUnavailable, match="kept changing"):
+        world.settle.refresh_holdings(BATCH)
