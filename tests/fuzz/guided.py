@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-import atheris  # type: ignore[import-not-found, unused-ignore]  # an extra of `make fuzz`, not of every developer
+import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]  # an extra of `make fuzz`, not of every developer
 
 with atheris.instrument_imports(include=["adapters", "domain"]):
     from tests.fuzz.targets import TARGETS

@@ -150,7 +150,7 @@ def command_set(data: bytes) -> Hashable:
         parts = violation.problem
     if pieces and len(encoded) + 6 * len(pieces) <= MAXIMUM_COMMAND_BYTES:
         promise(whole == parts, "however a command set is fragmented, it says the same")
-    return whole if isinstance(whole, str) else whole[:2] if isinstance(whole, tuple) else None
+    return whole[:2] if isinstance(whole, tuple) else whole
 
 
 def data_set(data: bytes) -> Hashable:
