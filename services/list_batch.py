@@ -174,7 +174,6 @@ class ListBatch:
             superseded = _superseded(chunk, newest)
             self.metadata.put_entries(superseded)
             for entry in superseded:
-                self.staging.supersede(StagedObject(key=entry.staging_key, size=entry.size))
                 self.telemetry.event(
                     "instance.superseded", batch=batch.id.value, sop_instance=entry.key.sop_instance.value
                 )
@@ -182,7 +181,7 @@ class ListBatch:
             size += sum(entry.size for entry in chunk) - sum(entry.size for entry in superseded)
         for entry in self.metadata.entries(batch.id):
             if entry.state is InstanceState.SUPERSEDED:
-                # Moved already, unless a failure came in between.
+                # Also what an earlier look entered and a failure kept from being moved.
                 self.staging.supersede(StagedObject(key=entry.staging_key, size=entry.size))
         self.settle.refresh_holdings(batch.id)
         if files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 
@@ -297,7 +298,7 @@ class WriteBatches:
                 self.telemetry.event("batch.close_failed", batch=owned.id.value)
                 continue
             with self._changed:
-                if owned in self._closing:  # the end of the process may finish it at the same time
+                with suppress(ValueError):  # the end of the process may finish it at the same time
                     self._closing.remove(owned)
                 self._changed.notify_all()
 
