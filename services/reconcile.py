@@ -114,9 +114,10 @@ class Reconcile:
         self._enter_superseded(batch)
         if jobs:
             batch = attrs.evolve(batch, state=BatchState.SETTLED, job_id=jobs[-1].id, settled_at=self.clock.now())
+        # Before the record of the batch: with it, this is not looked at again.
+        self.settle.enter_studies(self.settle.refresh_holdings(batch_id).values())
         if not self.metadata.add_batch(batch):
             return False
-        self.settle.refresh_holdings(batch_id)
         self.telemetry.event("batch.rebuilt", batch=batch_id.value, jobs=len(jobs))
         if jobs:
             self.rehouse(batch_id)

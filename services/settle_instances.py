@@ -6,7 +6,7 @@ Shared by listing, recording and rebuilding, so that every path leaves the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
@@ -18,7 +18,7 @@ from domain.identifiers import BatchId, DataStoreId, Uid
 from domain.instance import InstanceKey
 from domain.lifecycle import InstanceState
 from domain.ports import MetadataStore, StagingArea
-from domain.record import InstanceRecord, StudyHolding, add_holdings, holdings_of, newest_of
+from domain.record import InstanceRecord, StudyHolding, StudyRecord, add_holdings, holdings_of, newest_of
 from domain.results import ImportOutcome
 from domain.staging import StagedObject
 
@@ -43,7 +43,7 @@ class Entered:
 
     Attributes:
         others: batches with other copies, which may be on their way into the data store.
-        displaced: those of them whose copies counted as the newest before.
+        displaced: those of them whose copies counted as the newest just before these did.
 
     """
 
@@ -60,6 +60,12 @@ class SettleInstances:
 
     def enter(self, records: Sequence[InstanceRecord]) -> Entered:
         """Write the entries of listed copies, all of one batch, and make each the newest record where it is."""
+        entered = self._claim(records)
+        self.metadata.put_entries(records)
+        return entered
+
+    def _claim(self, records: Sequence[InstanceRecord]) -> Entered:
+        mine = {record.batch for record in records}
         pending = {record.key: record for record in records}
         others: set[BatchId] = set()
         displaced: set[BatchId] = set()
@@ -74,12 +80,9 @@ class SettleInstances:
                 newest = claim or before
                 assert newest is not None  # noqa: S101  # without a stored one the record itself is claimed
                 others.update(newest.earlier)
-                if newest.batch == record.batch:
-                    displaced.update(newest.earlier[-1:])
+                displaced.update(_batch_before(record.batch, newest))
             lost = self.metadata.claim(claims)
             if not lost:
-                self.metadata.put_entries(records)
-                mine = {record.batch for record in records}
                 return Entered(others=frozenset(others - mine), displaced=frozenset(displaced - mine))
             pending = {key: pending[key] for key in lost}
         raise MetadataUnavailable("the newest records of instances kept changing")
@@ -106,9 +109,9 @@ class SettleInstances:
                 if record.state is InstanceState.IMPORTED
             )
 
-    def refresh_holdings(self, batch_id: BatchId) -> None:
+    def refresh_holdings(self, batch_id: BatchId) -> Mapping[Uid, StudyHolding]:
         """
-        Count again what a batch holds of each study; repeating it changes nothing.
+        Count again what a batch holds of each study, and return it; repeating it changes nothing.
 
         Two that count at once may write in the other order than they counted, so each looks again after it wrote.
         """
@@ -116,7 +119,7 @@ class SettleInstances:
         for _ in range(_COUNT_ROUNDS):
             counted = self._count(batch_id)
             if counted == written:
-                return
+                return counted
             self.metadata.put_holdings(counted.values())
             written = counted
         raise MetadataUnavailable(f"what batch {batch_id} holds kept changing")
@@ -128,6 +131,13 @@ class SettleInstances:
             for study, holding in holdings_of(chunk, newest).items():
                 totals[study] = add_holdings(totals[study], holding) if study in totals else holding
         return totals
+
+    def enter_studies(self, holdings: Iterable[StudyHolding]) -> None:
+        """Let the studies of which nothing was described be known by their times at least."""
+        for held in holdings:
+            self.metadata.put_study(
+                StudyRecord(study=held.study, first_received=held.first_received, last_received=held.last_received)
+            )
 
     def _enter_unlisted(
         self, outcomes: Sequence[ImportOutcome], known: dict[InstanceKey, InstanceRecord], attempt: int
@@ -142,9 +152,19 @@ class SettleInstances:
             key: InstanceRecord.of(found[key], attempt) if key in found else _without_facts(outcome, attempt)
             for key, outcome in unlisted.items()
         }
-        for displaced in self.enter(list(records.values())).displaced:
+        # The entries come last: until they are there, a repeat does all of this again.
+        for displaced in self._claim(list(records.values())).displaced:
             self.refresh_holdings(displaced)
+        self.metadata.put_entries(list(records.values()))
+        self.enter_studies(holdings_of(records.values(), {}).values())
         return records
+
+
+def _batch_before(batch: BatchId, newest: InstanceRecord) -> tuple[BatchId, ...]:
+    """Return the batch whose copy counted as the newest before that of `batch` did, if there is one."""
+    chain = (*newest.earlier, newest.batch)
+    place = chain.index(batch) if batch in chain else 0
+    return chain[max(0, place - 1) : place]
 
 
 def _without_facts(outcome: ImportOutcome, attempt: int) -> InstanceRecord:

@@ -98,6 +98,7 @@ class Owner:
     name: str
     batches: WriteBatches
     is_busy: bool = False
+    is_ticking: bool = False
 
 
 def _describe(head: bytes) -> StudyDescription:
@@ -111,7 +112,7 @@ class World:
         self.lease = lease
         self.policy = policy or BatchPolicy()
         self.clock = FakeClock()
-        self.handlers_clock = self.clock.skewed(-50.0)
+        self.handlers_clock = self.clock.skewed(50.0)
         self.staging = MemoryStagingArea(clock=self.clock)
         self.metadata = MemoryMetadataStore()
         self.workflow = MemoryWorkflow()
@@ -371,11 +372,11 @@ class World:
 
     def tick(self, owner: Owner) -> None:
         """Let the owner look after its batches."""
-        owner.is_busy = True
+        owner.is_ticking = True
         try:
             owner.batches.tick()
         finally:
-            owner.is_busy = False
+            owner.is_ticking = False
 
     def kill(self, owner: Owner) -> None:
         """Let the owner die."""
@@ -421,6 +422,7 @@ class World:
     def run(self, *, is_reconciling: bool = True) -> None:
         """Let everything go on until nothing is left to do; it must come to an end."""
         self.heal()
+        self.end_runs()
         for owner in self.owners:
             owner.batches.drain()
         for _ in range(60):
@@ -428,8 +430,9 @@ class World:
             for owner in self.owners:
                 owner.batches.drain()
             self.recover()
-            for batch_id in self.batch_ids(BatchState.CLOSED, BatchState.SUBMITTED, BatchState.IMPORTING):
-                self.carry(batch_id)
+            for batch in self.workflow.running():
+                if self.carry(batch.id) is None:
+                    self.workflow.end(batch)
             self.work()
             if not self.batch_ids(*UNFINISHED):
                 if not is_reconciling:

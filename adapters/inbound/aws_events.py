@@ -51,8 +51,11 @@ def read_step(payload: Payload) -> Step:
 
 
 def read_error(payload: Payload) -> str:
-    """Return in words the error that a Catch put beside the step, as `error` and `cause`."""
-    name, cause = str(payload.get("error") or "the workflow gave no reason"), str(payload.get("cause") or "")
+    """Return in words what a Catch put beside the step as `error`: {"Error": a name, "Cause": JSON or words}."""
+    caught = payload.get("error")
+    if not isinstance(caught, Mapping):
+        return str(caught or "the workflow gave no reason")
+    name, cause = str(caught.get("Error") or "the workflow gave no reason"), str(caught.get("Cause") or "")
     try:
         told = json.loads(cause)
     except ValueError:

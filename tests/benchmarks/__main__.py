@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -102,7 +103,12 @@ def main(  # noqa: PLR0917 - click passes each by its name
             if names and name not in names:
                 continue
             notes.print(f"{name}...", style="dim")
-            result[name] = other.run(Path(place))
+            try:
+                result[name] = other.run(Path(place))
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                result[name] = {"failed": str(error)}
+                notes.print(f"{name} failed: {error}", style="red", markup=False)
+                continue
             if not as_json:
                 report.print_checks(out, other.title, result[name], other.check)
         if cells:
@@ -110,8 +116,9 @@ def main(  # noqa: PLR0917 - click passes each by its name
             result["goals"] = report.goals(throughput)
             if not as_json:
                 report.print_throughput(out, throughput)
-    if as_json:
-        print(json.dumps(result, indent=2))
+        if as_json:
+            print(json.dumps(result, indent=2), flush=True)
+        notes.print("removing what was stored...", style="dim")
     notes.print(f"{time.monotonic() - started:.0f} s", style="dim")
 
 

@@ -112,7 +112,8 @@ def print_throughput(console: Console, throughput: Throughput) -> None:
 
 def print_checks(console: Console, title: str, facts: dict[str, float], check: Check | None) -> None:
     """Print one of the other scenarios."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    console.print(title, style="italic")
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in facts.items():

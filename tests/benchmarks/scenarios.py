@@ -24,7 +24,7 @@ _ASSOCIATIONS = 300
 
 def latency(folder: Path, kind: Kind, instances: int = 60) -> dict[str, float]:
     """Measure the answers at eight associations, in ms from the last byte sent; each client is a process."""
-    with Ours("latency", folder / "latency") as receiver:
+    with Ours("latency", folder / f"latency-{kind.rows}") as receiver:
         clients = [
             subprocess.Popen(
                 [

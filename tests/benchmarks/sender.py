@@ -113,9 +113,18 @@ class Sender:
         self._sent_at.append(time.perf_counter())
 
     def _command(self, context: int, sop_class: str, sop_instance: str) -> bytes:
-        command = pdus.c_store(sop_instance, message_id=self._next, sop_class=sop_class)
+        body = b"".join(
+            (
+                pdus.element(0x0002, sop_class.encode() + b"\0" * (len(sop_class) & 1)),
+                pdus.element(0x0100, b"\1\0"),
+                pdus.element(0x0110, struct.pack("<H", self._next)),
+                pdus.element(0x0700, b"\0\0"),
+                pdus.element(0x0800, b"\0\0"),
+                pdus.element(0x1000, sop_instance.encode() + b"\0" * (len(sop_instance) & 1)),
+            )
+        )
         self._next = self._next % 65535 + 1
-        return pdus.p_data(pdus.pdv(context, 3, command))
+        return pdus.p_data(pdus.pdv(context, 3, pdus.element(0, struct.pack("<I", len(body))) + body))
 
     def _answer(self) -> None:
         kind, body = self._pdu()

@@ -10,17 +10,18 @@ import pytest
 from infra.policies import Grant
 from tests.infra.harness import Deployed
 
-READ_TABLE = {"dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:Query"}
-WRITE_TABLE = {"dynamodb:BatchWriteItem", "dynamodb:ConditionCheckItem", "dynamodb:PutItem", "dynamodb:UpdateItem"}
-TABLE = READ_TABLE | WRITE_TABLE
+ENTRIES = {"dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:Query", "dynamodb:UpdateItem"}
+RECORDS = {"dynamodb:GetItem", "dynamodb:PutItem"}
+TABLE = RECORDS | ENTRIES
 LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACE = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 FUNCTION = LOG | TRACE
 KEY = {"kms:Decrypt", "kms:GenerateDataKey"}
 UPLOAD = {"s3:AbortMultipartUpload", "s3:PutObject"}
 EXPECTED = {
-    "receiver": TABLE
+    "receiver": RECORDS
     | UPLOAD
+    | {"dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:Query"}
     | {"s3:GetObject", "s3:ListBucket", "states:StartExecution"}
     | {"ecs:GetTaskProtection", "ecs:UpdateTaskProtection"},
     "execution": LOG
@@ -29,22 +30,22 @@ EXPECTED = {
     "list-batch": FUNCTION
     | TABLE
     | UPLOAD
+    | {"dynamodb:ConditionCheckItem"}
     | {"s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "medical-imaging:GetDICOMImportJob"},
     "start-import": FUNCTION
-    | TABLE
-    | {"iam:PassRole", "medical-imaging:GetDICOMImportJob", "medical-imaging:ListDICOMImportJobs"}
-    | {"medical-imaging:StartDICOMImportJob"},
-    "follow-import": FUNCTION | TABLE | {"medical-imaging:GetDICOMImportJob"},
+    | RECORDS
+    | {"iam:PassRole", "medical-imaging:ListDICOMImportJobs", "medical-imaging:StartDICOMImportJob"},
+    "follow-import": FUNCTION | RECORDS | {"medical-imaging:GetDICOMImportJob"},
     "record-results": FUNCTION
     | TABLE
     | UPLOAD
     | {"s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "medical-imaging:GetDICOMImportJob"}
     | {"states:StartExecution"},
-    "fail-batch": FUNCTION | TABLE,
-    "notify": FUNCTION | READ_TABLE | KEY | {"sns:Publish"},
+    "fail-batch": FUNCTION | RECORDS,
+    "notify": FUNCTION | KEY | {"dynamodb:GetItem", "dynamodb:Query", "sns:Publish"},
     "recover": FUNCTION
-    | TABLE
-    | {"s3:ListBucket", "sqs:SendMessage", "states:DescribeExecution", "states:StartExecution"},
+    | {"dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:Query"}
+    | {"sqs:SendMessage", "states:DescribeExecution", "states:StartExecution"},
     "reconcile": FUNCTION
     | TABLE
     | UPLOAD
@@ -57,7 +58,7 @@ EXPECTED = {
     "data-access": {"s3:GetObject", "s3:ListBucket", "s3:PutObject"},
     "operator": TABLE
     | UPLOAD
-    | {"s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "medical-imaging:GetDICOMImportJob"}
+    | {"s3:DeleteObject", "s3:GetObject", "s3:ListBucket"}
     | {"states:DescribeExecution", "states:StartExecution"},
 }
 ON_EVERYTHING = {

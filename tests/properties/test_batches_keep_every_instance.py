@@ -48,7 +48,7 @@ SETTINGS = settings(
 
 _INSTANCES = 3
 _VERSIONS = 3
-_SECONDS = st.sampled_from([0.5, 16.0, 61.0, 300.0, 605.0, 810.0])
+_SECONDS = st.sampled_from([0.5, 16.0, 61.0, 300.0, 560.0, 605.0, 810.0])
 
 numbers = st.integers(0, 11)
 # instance, version of its bytes, study
@@ -99,7 +99,7 @@ pauses = st.one_of(
         st.lists(other_actions, max_size=8),
     ).map(lambda parts: [parts[0], parts[1], *parts[2]]),
     st.tuples(
-        st.just(Action("time", seconds=LEASE.seconds + LEASE.recovery_margin_seconds + 60)),
+        st.builds(Action, st.just("time"), seconds=st.sampled_from([560.0, 810.0])),
         st.just(Action("everything")),
         st.lists(st.sampled_from([Action("everything"), Action("jobs")]), max_size=4),
     ).map(lambda parts: [parts[0], parts[1], *parts[2]]),
@@ -196,6 +196,7 @@ class Promise(RuleBasedStateMachine):
 
     def _check_the_end(self) -> None:
         world = self.world
+        acknowledged = {(landed.key, landed.digest) for landed in world.acknowledged}
         for key, newest in world.newest_acknowledged().items():
             status = self._status(key)
             copy = world.importer.data.get(key)
@@ -207,7 +208,9 @@ class Promise(RuleBasedStateMachine):
             if self.world.has_lost_the_table:
                 continue
             assert status.record is not None
-            assert status.record.digest == copy.digest
+            # A stray write that the job found and no listing named may be imported before an older copy is.
+            if (key, status.record.digest) in acknowledged:
+                assert status.record.digest == copy.digest
             newer = {
                 landed.digest
                 for landed in world.landed
@@ -217,17 +220,16 @@ class Promise(RuleBasedStateMachine):
         self._check_reports()
         overview = world.report.overview(a_moment(-86_400))
         assert overview.pending == 0
-        if not self.world.has_lost_the_table:
-            by_study = {each.study: each for each in overview.studies}
-            for study in world.studies():
-                exact, _ = world.report.study(study)
-                known = by_study[study]
-                assert (known.received, known.imported, known.failed, known.size) == (
-                    exact.received,
-                    exact.imported,
-                    exact.failed,
-                    exact.size,
-                )
+        by_study = {each.study: each for each in overview.studies}
+        for study in world.studies():
+            exact, _ = world.report.study(study)
+            known = by_study[study]
+            assert (known.received, known.imported, known.failed, known.size) == (
+                exact.received,
+                exact.imported,
+                exact.failed,
+                exact.size,
+            )
         self._check_what_is_left()
 
     def _check_what_is_left(self) -> None:
@@ -270,13 +272,25 @@ class Promise(RuleBasedStateMachine):
         return Interruption(fault.calls, fault.is_after, happens[fault.kind], fault.only)
 
     def _receive(self, which: int, fault: Fault | None, what: Callable[[Owner], Any]) -> None:
-        free = [owner for owner in self.world.owners if not owner.is_busy]
+        free = [owner for owner in self.world.owners if not owner.is_busy and not owner.is_ticking]
         if not free:
             return
         owner = free[which % len(free)]
         try:
             with self.world.interrupted(self._interruption(fault)):
                 what(owner)
+        except Crash:
+            self._kill(owner)
+
+    def _tick(self, which: int, fault: Fault | None) -> None:
+        """Let a receiver look after its batches, perhaps while it writes to the stage."""
+        free = [owner for owner in self.world.owners if not owner.is_ticking]
+        if not free:
+            return
+        owner = free[which % len(free)]
+        try:
+            with self.world.interrupted(self._interruption(fault)):
+                self.world.tick(owner)
         except Crash:
             self._kill(owner)
 
@@ -301,7 +315,7 @@ class Promise(RuleBasedStateMachine):
         sending = (action.second % _INSTANCES + 1, action.second % _VERSIONS, 0)
         acts: dict[str, Callable[[], object]] = {
             "store": lambda: self._receive(which, None, partial(self._store, *sending)),
-            "tick": lambda: self._receive(which, None, world.tick),
+            "tick": lambda: self._tick(which, None),
             "time": lambda: world.clock.advance(action.seconds),
             "stray writes": world.deliver_late,
             "run ends": world.end_runs,
@@ -412,7 +426,7 @@ class Hospital(Promise):
             self._receive(owner, None, partial(self._store, instance, version, study))
         if is_over:
             self.world.clock.advance(61)
-            self._receive(owner, None, self.world.tick)
+            self._tick(owner, None)
 
     @rule(owner=numbers, sent=sendings, fault=faults)
     def send_with_a_fault(self, owner: int, sent: tuple[int, int, int], fault: Fault) -> None:
@@ -433,7 +447,7 @@ class Hospital(Promise):
 
     @rule(owner=numbers, fault=maybe_faults)
     def tick(self, owner: int, fault: Fault | None) -> None:
-        self._receive(owner, fault, self.world.tick)
+        self._tick(owner, fault)
 
     @rule(owner=numbers, is_crash=st.booleans(), fault=maybe_faults)
     def owner_ends(self, owner: int, is_crash: bool, fault: Fault | None) -> None:
@@ -506,6 +520,7 @@ class Move:
 
     Attributes:
         calls: at which call of a port the others move on, 0 for never.
+        meanwhile: how they do; if they do not, the step ends there in a crash.
 
     """
 
@@ -516,7 +531,20 @@ class Move:
     meanwhile: tuple[Move, ...] = ()
 
 
-MOVES = ("carry", "carry", "carry", "finish", "finish", "finish rejected", "retry", "retry", "job", "job", "list")
+MOVES = (
+    "carry",
+    "carry",
+    "carry",
+    "finish",
+    "finish",
+    "finish rejected",
+    "retry",
+    "retry",
+    "job",
+    "job",
+    "list",
+    "start",
+)
 copies = st.integers(0, 2)
 moves = st.builds(Move, st.sampled_from(MOVES), copies)
 paused_moves = st.builds(
@@ -525,7 +553,7 @@ paused_moves = st.builds(
     copies,
     st.integers(1, 12),
     st.booleans(),
-    st.lists(moves, min_size=1, max_size=5).map(tuple),
+    st.lists(moves, max_size=5).map(tuple),
 )
 
 
@@ -543,8 +571,13 @@ def test_of_several_copies_the_newest_wins(number: int, schedule: list[Move]) ->
     batches = world.batch_ids()
 
     def take(move: Move) -> None:
-        meanwhile = Interruption(move.calls, move.is_after, lambda _port: [take(other) for other in move.meanwhile])
-        with world.interrupted(meanwhile if move.calls else None):
+        def others_move(_port: str) -> None:
+            for other in move.meanwhile:
+                take(other)
+
+        happens = others_move if move.meanwhile else world.crash
+        interruption = Interruption(move.calls, move.is_after, happens) if move.calls else None
+        with suppress(Crash), world.interrupted(interruption):
             hospital.take(move.name, batches[move.copy % number])
 
     for move in schedule:

@@ -160,7 +160,7 @@ def test_nobody_is_told_of_an_unknown_batch_or_without_a_topic(cloud: _Cloud) ->
 
 
 def test_a_final_error_fails_the_batch(cloud: _Cloud) -> None:
-    event = cloud.event(error="ImportRefused", cause='{"errorMessage": "no role"}')
+    event = cloud.event(error={"Error": "ImportRefused", "Cause": '{"errorMessage": "no role"}'})
 
     assert cloud.handlers.fail_batch(event) == {"next": "failed"}
     assert cloud.handlers.fail_batch(event) == {"next": "failed"}

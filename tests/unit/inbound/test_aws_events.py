@@ -36,11 +36,12 @@ def test_a_batch_id_that_cannot_be_one_is_refused() -> None:
     "payload, words",
     [
         (
-            {"error": "ImportRefused", "cause": '{"errorMessage": "no role", "errorType": "x"}'},
+            {"error": {"Error": "ImportRefused", "Cause": '{"errorMessage": "no role", "errorType": "x"}'}},
             "ImportRefused: no role",
         ),
-        ({"error": "States.Timeout", "cause": "plain words"}, "States.Timeout: plain words"),
-        ({"error": "ImportRefused", "cause": '["a list"]'}, 'ImportRefused: ["a list"]'),
+        ({"error": {"Error": "States.Timeout", "Cause": "plain words"}}, "States.Timeout: plain words"),
+        ({"error": {"Error": "ImportRefused", "Cause": '["a list"]'}}, 'ImportRefused: ["a list"]'),
+        ({"error": {"Error": "ImportRefused"}}, "ImportRefused"),
         ({"error": "ImportRefused"}, "ImportRefused"),
         ({}, "the workflow gave no reason"),
     ],

@@ -160,7 +160,7 @@ def test_of_two_that_count_at_once_the_one_that_counted_earlier_does_not_win(wor
 
     with world.interrupted(Interruption(1, False, go_on, "put_holdings")):
         world.settle.refresh_holdings(BATCH)
-    assert [(1, 1)] == [(held.received, held.imported) for held in world.metadata.holdings(STUDY)]
+    assert [(held.received, held.imported) for held in world.metadata.holdings(STUDY)] == [(1, 1)]
 
 
 def test_counts_that_never_stand_still_end_in_an_error(world: World) -> None:

@@ -1,0 +1,1 @@
+"""A long run: many small instances over many associations, and nothing grows (`make soak`)."""
