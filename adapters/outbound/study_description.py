@@ -73,7 +73,7 @@ def _read_deflated(head: bytes) -> Dataset:
 
 
 def _is_past(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _LAST_TAG
+    return bool(tag > _LAST_TAG)
 
 
 def _text(dataset: Dataset, keyword: str) -> str | None:
