@@ -37,7 +37,7 @@ from services.report_status import InstanceStatus
 from tests.builders import a_moment, a_uid
 from tests.world import LEASE, UNFINISHED, Crash, Interruption, Owner, World
 
-EXAMPLES = int(os.environ.get("STORESCP_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("STORESCP_EXAMPLES", "120"))
 STEPS = int(os.environ.get("STORESCP_STEPS", "40"))
 SETTINGS = settings(
     max_examples=EXAMPLES,
@@ -557,7 +557,7 @@ paused_moves = st.builds(
 )
 
 
-@settings(SETTINGS, max_examples=2 * EXAMPLES)
+@settings(SETTINGS, max_examples=4 * EXAMPLES)
 @given(number=st.integers(2, 3), schedule=st.lists(st.one_of(moves, moves, paused_moves), max_size=10))
 def test_of_several_copies_the_newest_wins(number: int, schedule: list[Move]) -> None:
     """Receivers hold other bytes of one instance, and whatever is done to their batches is done in any order."""

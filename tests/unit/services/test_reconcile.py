@@ -1,9 +1,12 @@
+from contextlib import suppress
+from datetime import timedelta
+
 import attrs
 import pytest
 
 from adapters.memory.importer import Rejection
 from domain.batch import CloseReason
-from domain.errors import ResultsNotReady
+from domain.errors import MetadataUnavailable, ResultsNotReady
 from domain.identifiers import BatchId
 from domain.lifecycle import BatchState, InstanceState
 from services.reconcile import Reconciled
@@ -184,3 +187,22 @@ def test_a_lock_is_enough_to_know_that_an_owner_is_gone() -> None:
     world.lose_the_table()
     unleased = attrs.evolve(world.reconcile, lease=None, is_abandoned=lambda batch: batch.lease_expires_at is None)
     assert Reconciled(batches=1, rebuilt=1) == unleased()
+
+
+def test_a_rebuilt_study_is_in_the_overview_again(world: World) -> None:
+    a_settled_batch(world, 1)
+    world.lose_the_table()
+    world.reconcile()
+    (study,) = world.report.overview(world.clock.now() - timedelta(days=1)).studies
+    assert (study.study, study.received, study.imported) == (STUDY, 1, 1)
+
+
+def test_rebuilding_that_dies_before_its_end_is_done_again(world: World) -> None:
+    a_settled_batch(world, 1)
+    world.lose_the_table()
+    for method in ("put_holdings", "put_study", "add_batch"):
+        with suppress(MetadataUnavailable), world.interrupted(Interruption(1, False, world.away, method)):
+            world.reconcile()
+    assert Reconciled(batches=1, rebuilt=1) == world.reconcile()
+    (study,) = world.report.overview(world.clock.now() - timedelta(days=1)).studies
+    assert study.imported == 1

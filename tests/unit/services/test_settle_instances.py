@@ -65,6 +65,22 @@ def test_an_older_copy_is_entered_and_remembered_by_the_newest(world: World) -> 
     assert (a_batch_id(2), (a_batch_id(1),)) == (newest.batch, newest.earlier)
 
 
+def test_a_copy_that_was_overtaken_still_comes_upon_the_one_it_displaced(world: World) -> None:
+    for number in (1, 2, 3):
+        world.settle.enter([a_record(1, batch=a_batch_id(number))])
+    assert frozenset({a_batch_id(1)}) == world.settle.enter([a_record(1, batch=a_batch_id(2))]).displaced
+
+
+def test_a_late_object_displaces_a_copy_also_when_recording_dies_in_between(world: World) -> None:
+    world.settle.enter([a_record(1, batch=a_batch_id(0), staged_at=a_moment(-9))])
+    world.settle.refresh_holdings(a_batch_id(0))
+    with pytest.raises(MetadataUnavailable), world.interrupted(Interruption(1, False, world.away, "put_holdings")):
+        world.settle.record(BATCH, 1, [imported(1)], DATA_STORE)
+    world.settle.record(BATCH, 1, [imported(1)], DATA_STORE)
+    assert [held.received for held in world.metadata.holdings(STUDY)] == [0]
+    assert world.metadata.study(STUDY) is not None
+
+
 def test_a_claim_that_somebody_else_won_is_made_again(world: World) -> None:
     other = a_record(1, batch=a_batch_id(2))
     with world.interrupted(Interruption(1, False, lambda _: world.settle.enter([other]), "claim")):
