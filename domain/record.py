@@ -161,7 +161,9 @@ def newest_of(candidate: InstanceRecord, stored: InstanceRecord | None) -> Insta
         if stored.state is InstanceState.IMPORTED or candidate.batch in stored.earlier:
             return None
         return attrs.evolve(stored, earlier=(candidate.batch, *stored.earlier))
-    return attrs.evolve(candidate, earlier=(*stored.earlier, stored.batch))
+    # A write that went astray and arrived late can make an older copy of the same batch the newest.
+    before = (batch for batch in stored.earlier if batch != candidate.batch)
+    return attrs.evolve(candidate, earlier=(*before, stored.batch))
 
 
 def prefers(entry: InstanceRecord, newest: InstanceRecord | None) -> bool:

@@ -158,6 +158,12 @@ def test_an_older_copy_is_remembered_once_and_not_where_nothing_can_change_any_m
     assert newest_of(a_copy(1), a_copy(3, state=IMPORTED)) is None
 
 
+def test_a_copy_that_was_older_and_is_written_anew_does_not_wait_for_itself() -> None:
+    stored = a_copy(2, seconds=1, earlier=(a_batch_id(1), a_batch_id(0)))
+    expected = a_copy(1, seconds=2, earlier=(a_batch_id(0), a_batch_id(2)))
+    assert newest_of(a_copy(1, seconds=2), stored) == expected
+
+
 def test_a_copy_that_is_listed_again_changes_nothing() -> None:
     stored = a_copy(2, earlier=(a_batch_id(1),))
     assert newest_of(a_copy(2), stored) is None
