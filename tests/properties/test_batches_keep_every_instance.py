@@ -196,7 +196,7 @@ class Promise(RuleBasedStateMachine):
 
     def _check_the_end(self) -> None:
         world = self.world
-        acknowledged = {(landed.key, landed.digest) for landed in world.acknowledged}
+        acknowledged = {(landed.key, landed.staged_at) for landed in world.acknowledged}
         for key, newest in world.newest_acknowledged().items():
             status = self._status(key)
             copy = world.importer.data.get(key)
@@ -209,7 +209,7 @@ class Promise(RuleBasedStateMachine):
                 continue
             assert status.record is not None
             # A stray write that the job found and no listing named may be imported before an older copy is.
-            if (key, status.record.digest) in acknowledged:
+            if (key, status.record.staged_at) in acknowledged:
                 assert status.record.digest == copy.digest
             newer = {
                 landed.digest
