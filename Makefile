@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PIP_LOCKED := $(PIP) install --require-hashes --only-binary :all: --requirement
 PIP_PROJECT := $(PIP) install --no-build-isolation --no-deps --editable .
 UV_LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--only-binary :all: --no-emit-index-url --custom-compile-command 'make lock'
+	--only-binary :all: --no-strip-extras --no-emit-index-url --custom-compile-command 'make lock'
 
 ## Using it
 
