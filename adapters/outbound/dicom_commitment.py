@@ -12,9 +12,10 @@ from collections.abc import Callable
 import attrs
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_role, evt
+from pynetdicom import build_role, evt
 from pynetdicom.association import Association
 
+from adapters.outbound.dicom_requestor import Requestor
 from domain.commitment import CommitmentPeer, CommitmentResult
 
 _STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
@@ -47,7 +48,7 @@ class DicomCommitmentSender:
     def deliver(self, result: CommitmentResult, to: CommitmentPeer) -> str | None:
         """Deliver a result; None once the peer has confirmed it, else what went wrong."""
         opened: list[evt.Event] = []
-        entity = AE(ae_title=result.called.value)
+        entity = Requestor(result.called.value)
         # The peer takes one of them; compressed ones have no meaning here.
         entity.add_requested_context(_STORAGE_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.timeout_seconds
@@ -64,6 +65,7 @@ class DicomCommitmentSender:
         except (OSError, RuntimeError, ValueError) as error:
             return f"no connection to {to.host} port {to.port}: {type(error).__name__}"
         if not association.is_established:
+            entity.hang_up(association)
             return self._why(association, result, to, is_connected=bool(opened), seconds=time.monotonic() - began)
         try:
             return self._report(association, result, to)
@@ -72,6 +74,7 @@ class DicomCommitmentSender:
                 association.release()
             if not association.is_released and association.is_alive():
                 association.abort()
+            entity.hang_up(association)
 
     def _report(self, association: Association, result: CommitmentResult, to: CommitmentPeer) -> str | None:
         # A peer that leaves our role proposal unanswered is told all the same: many devices do, and wait for this.

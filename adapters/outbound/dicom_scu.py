@@ -16,13 +16,14 @@ from typing import Any, cast
 
 import attrs
 from pydicom.uid import UID
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when the module is loaded
 
 from adapters.outbound.dicom_answers import connection_words, is_stored, is_warning, rejection_words, status_words
 from adapters.outbound.dicom_files import DicomFile, SkippedFile, find_files, sendable
+from adapters.outbound.dicom_requestor import Requestor
 from domain.identifiers import AeTitle, Uid
 
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: ids are odd numbers up to 255
@@ -140,15 +141,15 @@ class PynetdicomScu:
         """Send one C-ECHO."""
         began = time.monotonic()
         try:
-            association = self._associate([build_context(Verification)])
+            dialogue = self._associate([build_context(Verification)])
         except _NoAssociation as error:
             return EchoAnswer(seconds=time.monotonic() - began, problem=str(error))
         try:
-            answer = association.send_c_echo()
+            answer = dialogue.association.send_c_echo()
         except (RuntimeError, ValueError) as error:
             return EchoAnswer(seconds=time.monotonic() - began, problem=f"the association was lost: {error}")
         finally:
-            _end(association)
+            dialogue.end()
         seconds = time.monotonic() - began
         status = cast("int | None", answer.get("Status"))
         if status is None:
@@ -174,23 +175,23 @@ class PynetdicomScu:
             losses = 0
             while left and not refused:
                 try:
-                    association = self._associate([build_context(*pair) for pair in dict.fromkeys(map(_pair, left))])
+                    dialogue = self._associate([build_context(*pair) for pair in dict.fromkeys(map(_pair, left))])
                 except _NoAssociation as error:
                     refused = str(error)
                     break
-                answered, left = yield from self._send_on(association, left)
+                answered, left = yield from self._send_on(dialogue, left)
                 losses = 0 if answered else losses + 1
                 if losses == _MAX_LOSSES:
                     refused = "the receiver ended one association after the other without an answer"
             yield from _not_sent(left, refused)
 
     def _send_on(
-        self, association: Association, files: Sequence[DicomFile]
+        self, dialogue: _Dialogue, files: Sequence[DicomFile]
     ) -> Generator[SentFile, None, tuple[int, Sequence[DicomFile]]]:
         """Send until the association ends; return how many files were answered, and which are left."""
         accepted = {
             (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-            for context in association.accepted_contexts
+            for context in dialogue.association.accepted_contexts
             if context.as_scu
         }
         answered = 0
@@ -199,13 +200,13 @@ class PynetdicomScu:
                 if _pair(file) not in accepted:
                     yield _not_taken(file)
                     continue
-                sent = self._store(association, file, number % _MAX_MESSAGE_ID + 1)
+                sent = self._store(dialogue.association, file, number % _MAX_MESSAGE_ID + 1)
                 yield sent
                 if sent.status is None:
                     return answered, files[number + 1 :]
                 answered += 1
         finally:
-            _end(association)
+            dialogue.end()
         return answered, ()
 
     def _store(self, association: Association, file: DicomFile, message_id: int) -> SentFile:
@@ -228,7 +229,7 @@ class PynetdicomScu:
         comment = _comment(status, answer.get("ErrorComment"))
         return SentFile(path=file.path, sop_instance=file.sop_instance, outcome=outcome, status=status, comment=comment)
 
-    def _associate(self, contexts: list[PresentationContext]) -> Association:
+    def _associate(self, contexts: list[PresentationContext]) -> _Dialogue:
         """Open an association at the first address of the host that takes a connection."""
         try:
             addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -238,7 +239,7 @@ class PynetdicomScu:
         for *_, address in addresses:
             began = time.monotonic()
             opened: list[evt.Event] = []
-            entity = AE(ae_title=self.calling.value)
+            entity = Requestor(self.calling.value)
             entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.timeout_seconds
             entity.network_timeout = max(60.0, self.timeout_seconds)
             association = entity.associate(
@@ -250,7 +251,8 @@ class PynetdicomScu:
                 evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)],
             )
             if association.is_established:
-                return _tuned(association, self.timeout_seconds)
+                return _Dialogue(_tuned(association, self.timeout_seconds), entity)
+            entity.hang_up(association)
             if opened:
                 raise _NoAssociation(self._unestablished(association, time.monotonic() - began))
         raise _NoAssociation(self._unconnected(self._why_unconnected(time.monotonic() - began)))
@@ -361,6 +363,26 @@ class HeldBack(threading.Event):
         self._real.set()
 
 
+@attrs.frozen
+class _Dialogue:
+    """An established association and who requested it."""
+
+    association: Association
+    _entity: Requestor
+
+    def end(self) -> None:
+        """Release the association, end it by force if that fails, and close the connection."""
+        association = self.association
+        checkpoint = association._reactor_checkpoint  # noqa: SLF001  # set by us
+        if isinstance(checkpoint, HeldBack):
+            checkpoint.let_go()
+        if association.is_established:
+            association.release()
+        if not association.is_released and association.is_alive():
+            association.abort()
+        self._entity.hang_up(association)
+
+
 def _tuned(association: Association, timeout_seconds: float) -> Association:
     """Let an open association read ahead little, and send small PDUs at once: else each file waits 40 ms for an ack."""
     HeldBack(association)
@@ -370,17 +392,6 @@ def _tuned(association: Association, timeout_seconds: float) -> Association:
         with suppress(OSError):
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
-
-
-def _end(association: Association) -> None:
-    """Release an association; end it by force if that fails."""
-    checkpoint = association._reactor_checkpoint  # noqa: SLF001  # set by us
-    if isinstance(checkpoint, HeldBack):
-        checkpoint.let_go()
-    if association.is_established:
-        association.release()
-    if not association.is_released and association.is_alive():
-        association.abort()
 
 
 def _groups(files: Sequence[DicomFile]) -> Iterator[list[DicomFile]]:

@@ -26,12 +26,7 @@ from tests.dicom_samples import a_file
 _PIXELS = "1.2.840.10008.5.1.4.1.1.2"
 _SAMPLES = Path(pydicom.data.__file__).parent / "test_files"
 
-pytestmark = [
-    pytest.mark.usefixtures("no_threads_left"),
-    # pynetdicom forgets to close a socket whose connection was refused.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = pytest.mark.usefixtures("no_threads_left")
 
 
 @contextmanager

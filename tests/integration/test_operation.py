@@ -48,17 +48,22 @@ def free_port() -> int:
 
 
 def get(serving: Serving, path: str) -> tuple[int, str]:
-    with closing(http.client.HTTPConnection("127.0.0.1", int(serving.settings["health_port"]), timeout=10)) as asked:
+    with closing(http.client.HTTPConnection("127.0.0.1", int(serving.settings["health_port"]), timeout=60)) as asked:
         asked.request("GET", path)
         answer = asked.getresponse()
         return answer.status, answer.read().decode()
 
 
 def until(claim: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not claim():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def until_metrics_say(serving: Serving, *expected: str) -> None:
+    """Wait for what is counted just after the answer that the sender saw."""
+    until(lambda: set(expected) <= set(get(serving, "/metrics")[1].splitlines()))
 
 
 def named(serving: Serving, name: str) -> list[dict[str, object]]:
@@ -66,7 +71,7 @@ def named(serving: Serving, name: str) -> list[dict[str, object]]:
 
 
 def plain(serving: Serving) -> socket.socket:
-    connected = socket.create_connection(("127.0.0.1", serving.port), timeout=20)
+    connected = socket.create_connection(("127.0.0.1", serving.port), timeout=60)
     connected.sendall(pdus.associate_rq())
     assert read_pdu(connected)[0] == 2
     return connected
@@ -79,7 +84,7 @@ def with_tls(serving: Serving, authority: Authority) -> ssl.SSLSocket:
     port = named(serving, "receiver.listening")[0]["tls_port"]
     assert isinstance(port, int)
     connected = context.wrap_socket(
-        socket.create_connection(("127.0.0.1", port), timeout=20), server_hostname="127.0.0.1"
+        socket.create_connection(("127.0.0.1", port), timeout=60), server_hostname="127.0.0.1"
     )
     connected.sendall(pdus.associate_rq())
     assert read_pdu(connected)[0] == 2
@@ -93,11 +98,13 @@ def test_both_ports_are_drained_together_while_health_tells(serving: Serving, au
     for number, connected in enumerate((first, second)):
         connected.sendall(store(f"1.2.{number}"))
         assert status_of(read_status(connected)) == 0
-    lines = get(serving, "/metrics")[1].splitlines()
-    assert "storescp_instances_total 2.0" in lines
-    assert "storescp_associations_open 2.0" in lines
-    assert 'storescp_c_store_answers_total{status="0x0000"} 2.0' in lines
-    assert "storescp_stores_in_flight 0.0" in lines
+    until_metrics_say(
+        serving,
+        "storescp_instances_total 2.0",
+        "storescp_associations_open 2.0",
+        'storescp_c_store_answers_total{status="0x0000"} 2.0',
+        "storescp_stores_in_flight 0.0",
+    )
 
     serving.process.send_signal(signal.SIGTERM)
     until(lambda: get(serving, "/readyz") == (503, "the receiver is stopping\n"))
@@ -107,7 +114,7 @@ def test_both_ports_are_drained_together_while_health_tells(serving: Serving, au
         connected.sendall(store(f"1.3.{number}"))
         assert status_of(read_status(connected)) == 0
         release(connected)
-    assert serving.process.wait(20) == 0
+    assert serving.process.wait(60) == 0
     assert not named(serving, "association.aborted")
     (expiring,) = named(serving, "tls.certificate_expiring")
     assert expiring["level"] == "warning"
@@ -179,7 +186,7 @@ def test_credentials_that_cannot_be_used_end_it_with_words(tmp_path: Path) -> No
 
 def test_a_disk_without_room_refuses_associations_with_the_remedy(tmp_path: Path) -> None:
     with Serving(tmp_path / "data", {"minimum_free_space": "1000000 GB", "health_port": str(free_port())}) as serving:
-        with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as connected:
+        with socket.create_connection(("127.0.0.1", serving.port), timeout=60) as connected:
             connected.sendall(pdus.associate_rq())
             assert read_pdu(connected) == (3, b"\0\2\3\1")
         until(lambda: len(named(serving, "association.rejected")) == 1)
@@ -187,5 +194,5 @@ def test_a_disk_without_room_refuses_associations_with_the_remedy(tmp_path: Path
         status, text = get(serving, "/readyz")
         assert status == 503
         assert "--minimum-free-space" in text
-        assert 'storescp_rejections_total{code="2,3,1"} 1.0' in get(serving, "/metrics")[1].splitlines()
+        until_metrics_say(serving, 'storescp_rejections_total{code="2,3,1"} 1.0')
         assert serving.stop() == 0

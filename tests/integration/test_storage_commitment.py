@@ -490,8 +490,6 @@ def test_a_peer_that_does_not_answer_the_role_proposal_is_told_all_the_same(tmp_
         told.first()
 
 
-# pynetdicom drops the socket of a refused connection without closing it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_peer_that_was_down_is_told_when_it_is_up(tmp_path: Path) -> None:
     told = Told()
     with a_peer(Told()) as port:

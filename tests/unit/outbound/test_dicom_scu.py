@@ -139,9 +139,6 @@ def test_missing_connections_in_words(error: OSError, words: str) -> None:
     assert words in connection_words(error, "pacs", 104, 5.0)
 
 
-# pynetdicom forgets to close a socket whose connection was refused.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_nobody_listens_or_has_that_name(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
