@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,13 +27,12 @@ from adapters.entrypoints.simulated_aws import ACCOUNT
 from domain.errors import ImportRefused, StoreScpError
 from domain.lifecycle import BatchState
 from tests.infra.applying import Applied, Call, Denied, Judge, Role, applied, unused
-from tests.infra.harness import ROOT
+from tests.infra.receiving import PATIENCE_SECONDS, receiving
 from tests.serving import a_data_set
 from tests.tools import require_tool
 
 pytestmark = [pytest.mark.aws, pytest.mark.dcmtk, pytest.mark.slow, pytest.mark.timeout(240)]
 
-PATIENCE_SECONDS = 60.0
 STORESCU = "/usr/bin/storescu"
 FIRST, SECOND = "2.25.9001", "2.25.9002"
 
@@ -121,7 +117,7 @@ class Story:
     folder: Path
     livez: int = 0
     sent: list[int] = attrs.field(factory=list)
-    exits: list[int] = attrs.field(factory=list)
+    exits: list[int | None] = attrs.field(factory=list)
     executions: list[dict[str, str]] = attrs.field(factory=list)
     woken: dict[str, Any] = attrs.field(factory=dict)
     told: dict[str, Any] = attrs.field(factory=dict)
@@ -149,38 +145,11 @@ class Story:
 
     @contextmanager
     def receiver(self) -> Iterator[int]:
-        """Run the container's command in the container's environment, and give its port; it is told to stop."""
-        log = self.folder / "receiver.log"
-        skipped = log.stat().st_size if log.exists() else 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            health_port = probe.getsockname()[1]
-        # what one machine cannot give twice; options beat variables
-        elsewhere = [
-            "--host=127.0.0.1",
-            "--port=0",
-            f"--health-port={health_port}",
-            f"--data-dir={self.folder / 'data'}",
-        ]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "adapters.entrypoints.cli", *self.made.container["command"], *elsewhere],
-                cwd=ROOT,
-                env=self.made.receiver_environment(),
-                stdout=subprocess.DEVNULL,
-                stderr=output,
-            )
-        try:
-            yield _listening_port(process, log, skipped)
-            path = self.made.deployed.one("lb/targetGroup:TargetGroup").inputs["healthCheck"]["path"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{health_port}{path}", timeout=PATIENCE_SECONDS) as answer:
-                self.livez = answer.status
-            process.send_signal(signal.SIGTERM)
-            self.exits.append(process.wait(PATIENCE_SECONDS))
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        """Run the receiver, and give its port; it is told to stop."""
+        with receiving(self.made, self.folder) as run:
+            yield run.port
+        self.livez = run.livez
+        self.exits.append(run.exit_code)
 
     def send(self, port: int, study: str, numbers: range) -> None:
         """Store images with DCMTK, as the modality that the stack lets in."""
@@ -192,17 +161,6 @@ class Story:
         words = [require_tool(STORESCU), "-aet", "US1", "-aec", title, "127.0.0.1", str(port), *files]
         done = subprocess.run(words, check=False, capture_output=True, timeout=PATIENCE_SECONDS)
         self.sent.append(done.returncode)
-
-
-def _listening_port(process: subprocess.Popen[bytes], log: Path, skipped: int) -> int:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        for line in log.read_bytes()[skipped:].split(b"\n")[:-1]:
-            event = json.loads(line)
-            if event.get("event") == "receiver.listening":
-                return int(event["port"])
-        time.sleep(0.05)
-    raise AssertionError(f"it does not listen: {log.read_text()[skipped:]}")
 
 
 def _tell(story: Story) -> None:
