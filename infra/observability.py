@@ -1,14 +1,14 @@
 """
 What people see and what wakes them: one dashboard, and alarms that say what to do.
 
-Where a metric comes at all times, its absence is an alarm too.
-Counters of what may rightly never happen are absent in a quiet hospital; there absence says nothing.
+The absence of a metric is an alarm too, but where a service of AWS falls silent in a quiet hospital.
+The receiver writes its counters every minute and recovery every five minutes, zeros included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import pulumi
@@ -21,9 +21,9 @@ _ALARM_PERCENT = 80
 _ERROR_PERCENT = 5
 _OLDEST_SECONDS = 3600
 _RECOVER_MINUTES = 15
+"""Recovery runs every five minutes, and writes what it counts."""
+_RECONCILE_MINUTES = 180
 _WIDTH, _HEIGHT, _COLUMNS = 8, 6, 24
-
-Missing = Literal["breaching", "notBreaching"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +51,7 @@ class Alarm:
         metrics: by the id that `expression` uses; one alone needs no expression.
         minutes: how long a period is.
         periods: how many in a row.
+        silence: why it says nothing that no data comes; empty where that is an alarm.
 
     """
 
@@ -62,7 +63,7 @@ class Alarm:
     threshold: float
     minutes: int = 5
     periods: int = 1
-    missing: Missing
+    silence: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +123,6 @@ def alarms(watched: Watched) -> list[Alarm]:
             metrics={"cpu": watched.ecs("CPUUtilization")},
             threshold=_ALARM_PERCENT,
             periods=3,
-            missing="breaching",
         ),
         Alarm(
             name="receiver-memory",
@@ -131,31 +131,31 @@ def alarms(watched: Watched) -> list[Alarm]:
             metrics={"memory": watched.ecs("MemoryUtilization")},
             threshold=_ALARM_PERCENT,
             periods=3,
-            missing="breaching",
         ),
         *(
             Alarm(
                 name=f"{function.replace('_', '-')}-errors",
                 description=f"More than 5 % of the calls of the function {function} fail. Its log says why; nothing "
-                "is lost, the work is taken up again.",
+                f"is lost, the work is taken up again.{'' if silence else ' No data: it is not called.'}",
                 metrics={
                     "errors": watched.function(function, "Errors"),
                     "calls": watched.function(function, "Invocations"),
                 },
                 expression="100 * errors / calls",
                 threshold=_ERROR_PERCENT,
-                missing="notBreaching",
+                minutes=minutes,
+                silence=silence,
             )
-            for function in watched.functions
+            for function, minutes, silence in _called(watched.functions)
         ),
         Alarm(
             name="import-failures",
             description="Images were received and not imported. They are kept. See why with: ahi-storescp failures; "
-            "once the cause is gone: ahi-storescp retry",
+            "once the cause is gone: ahi-storescp retry. No data: recovery does not run.",
             metrics={"batches": watched.ours("ImportFailures"), "instances": watched.ours("InstancesFailed")},
-            expression="FILL(batches, 0) + FILL(instances, 0)",
+            expression="batches + instances",
             threshold=0,
-            missing="notBreaching",
+            minutes=_RECOVER_MINUTES,
         ),
         Alarm(
             name="import-runs-died",
@@ -164,7 +164,7 @@ def alarms(watched: Watched) -> list[Alarm]:
             metrics={"failed": watched.workflow("ExecutionsFailed"), "aborted": watched.workflow("ExecutionsAborted")},
             expression="FILL(failed, 0) + FILL(aborted, 0)",
             threshold=0,
-            missing="notBreaching",
+            silence="Step Functions counts failed runs only",
         ),
         Alarm(
             name="oldest-waiting",
@@ -172,8 +172,7 @@ def alarms(watched: Watched) -> list[Alarm]:
             "with: ahi-storescp status. No data: recovery does not run.",
             metrics={"oldest": watched.ours("OldestPendingSeconds", "Maximum")},
             threshold=_OLDEST_SECONDS,
-            minutes=15,
-            missing="breaching",
+            minutes=_RECOVER_MINUTES,
         ),
         Alarm(
             name="no-healthy-target",
@@ -184,21 +183,21 @@ def alarms(watched: Watched) -> list[Alarm]:
             threshold=1,
             minutes=1,
             periods=2,
-            missing="breaching",
         ),
         Alarm(
             name="associations-rejected",
-            description="The receiver refused modalities. Its log says which and what to change: association.rejected",
+            description="The receiver refused modalities. Its log says which and what to change: "
+            "association.rejected. No data: no receiver runs.",
             metrics={"rejected": watched.ours("AssociationsRejected")},
             threshold=0,
-            missing="notBreaching",
         ),
         Alarm(
             name="error-events",
-            description="The application reported errors. Search its logs for the level error.",
+            description="The application reported errors. Search its logs for the level error. No data: recovery does "
+            "not run.",
             metrics={"errors": watched.ours("ErrorEvents")},
             threshold=0,
-            missing="notBreaching",
+            minutes=_RECOVER_MINUTES,
         ),
         Alarm(
             name="dead-letters",
@@ -206,8 +205,7 @@ def alarms(watched: Watched) -> list[Alarm]:
             "cause, delete the message; the next schedule makes up for it.",
             metrics={"messages": dead},
             threshold=0,
-            # SQS tells nothing of a queue that has been empty for six hours
-            missing="notBreaching",
+            silence="SQS tells nothing of a queue that has been empty for six hours",
         ),
         Alarm(
             name="recover-not-run",
@@ -217,9 +215,18 @@ def alarms(watched: Watched) -> list[Alarm]:
             comparison="LessThanThreshold",
             threshold=1,
             minutes=_RECOVER_MINUTES,
-            missing="breaching",
         ),
     ]
+
+
+def _called(functions: Iterable[str]) -> Iterator[tuple[str, int, str]]:
+    """Give each function, over how many minutes its errors are looked at, and why it may be silent."""
+    scheduled = {"recover": _RECOVER_MINUTES, "reconcile": _RECONCILE_MINUTES}
+    for function in functions:
+        if function in scheduled:
+            yield function, scheduled[function], ""
+        else:
+            yield function, 5, "nobody calls it while nothing arrives"
 
 
 @attrs.frozen(kw_only=True)
@@ -290,7 +297,7 @@ class Observability(pulumi.ComponentResource):
             comparison_operator=alarm.comparison,
             threshold=alarm.threshold,
             evaluation_periods=alarm.periods,
-            treat_missing_data=alarm.missing,
+            treat_missing_data="notBreaching" if alarm.silence else "breaching",
             alarm_actions=[self._args.topic_arn],
             ok_actions=[self._args.topic_arn],
             tags=self._args.tags,
