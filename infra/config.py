@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -395,9 +396,10 @@ def read_config(values: Mapping[str, str], *, stack: str, region: str) -> Readin
 
 
 def _unknown(key: str, known: Mapping[str, Rule]) -> str:
-    alike = [name for name in known if name.lower() == key.lower().replace("_", "").replace("-", "")]
-    hint = f"did you mean {alike[0]}?" if alike else "docs/parameters.md lists all settings"
-    return f"{key}: unknown setting; {hint}; to remove it run: pulumi config rm {key}"
+    plain = {name.lower(): name for name in known}
+    alike = [plain[name] for name in get_close_matches(key.lower().replace("_", "").replace("-", ""), plain, n=1)]
+    hint = f"did you mean {alike[0]}?" if alike else "docs/parameters.md lists all settings."
+    return f"{key}: unknown setting; {hint} To remove it run: pulumi config rm {key}"
 
 
 def _shown(text: str) -> str:

@@ -23,7 +23,9 @@ import attrs
 import pytest
 from moto.sns.models import sns_backends
 
+from adapters.entrypoints.cli import declare
 from adapters.entrypoints.simulated_aws import ACCOUNT
+from adapters.inbound.commands import build_commands
 from domain.errors import ImportRefused, StoreScpError
 from domain.lifecycle import BatchState
 from tests.infra.applying import Applied, Call, Denied, Judge, Role, applied, unused
@@ -146,12 +148,14 @@ class Story:
         self.livez = run.livez
         self.exits.append(run.exit_code)
 
-    def send(self, port: int, study: str, numbers: range) -> None:
+    def images(self, study: str, numbers: range) -> list[str]:
+        files = [str(self.folder / f"{number}.dcm") for number in numbers]
+        for number, file in zip(numbers, files, strict=True):
+            a_data_set(number, study=study, series=f"{study}.1", size=128).save_as(file, enforce_file_format=True)
+        return files
+
+    def send(self, port: int, files: list[str]) -> None:
         """Store images with DCMTK, as the modality that the stack lets in."""
-        files = []
-        for number in numbers:
-            files.append(str(self.folder / f"{number}.dcm"))
-            a_data_set(number, study=study, series=f"{study}.1", size=128).save_as(files[-1], enforce_file_format=True)
         title = self.made.deployed.outputs["DICOMAETitle"]
         words = [require_tool(STORESCU), "-aet", "US1", "-aec", title, "127.0.0.1", str(port), *files]
         done = subprocess.run(words, check=False, capture_output=True, timeout=PATIENCE_SECONDS)
@@ -161,14 +165,17 @@ class Story:
 def _tell(story: Story) -> None:
     """Live through an import, a failed one, its retry, and the repairs."""
     made = story.made
+    as_modality = f"--called-ae-title {made.deployed.outputs['DICOMAETitle']} --calling-ae-title US1"
     with story.receiver() as port:
         _hold_until_protected(story, port)
-        story.send(port, FIRST, range(3))
+        story.send(port, story.images(FIRST, range(3)))
+        story.ask("settings", f"echo 127.0.0.1 {port} {as_modality}")
     story.executions.append(made.executions())
     # Step Functions is away when the second batch is closed, and its import fails for good once
     made.judge.outages.add("states:StartExecution")
     with story.receiver() as port:
-        story.send(port, SECOND, range(3, 5))
+        story.send(port, story.images(SECOND, range(3, 4)))
+        story.ask(f"send 127.0.0.1 {port} {as_modality} {' '.join(story.images(SECOND, range(4, 5)))}")
     made.judge.outages.clear()
     _leave_behind(story)
     made.instead["follow_import"] = _refuse
@@ -252,6 +259,8 @@ def _check_repairs_and_commands(story: Story) -> None:
     assert (told["batch"]["state"], told["batch"]["attempt"]) == ("settled", 2)
     assert [instance["study_instance_uid"] for instance in told["instance"]] == [SECOND]
     assert (told["recover"]["started"], told["reconcile"]["batches"]) == (0, 3)
+    # whoever adds a command tells it here
+    assert set(told) | {"serve"} == set(build_commands(declare).commands)
 
 
 def _check_grants(story: Story) -> None:

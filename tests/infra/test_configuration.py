@@ -160,9 +160,17 @@ def test_another_region_is_refused_with_those_that_have_it(region: str, said: st
     assert "us-east-1 or us-west-2 or eu-west-1 or eu-west-2 or ap-southeast-2" in problem
 
 
-def test_an_unknown_key_is_refused_with_its_likely_meaning() -> None:
-    (problem,) = problems(VpcID="vpc-0123abcd")
-    assert problem == "VpcID: unknown setting; did you mean vpcId?; to remove it run: pulumi config rm VpcID"
+@pytest.mark.parametrize(
+    "key,meant", [("VpcID", "vpcId"), ("scp_port", "scpPort"), ("scpAeTitel", "scpAeTitle"), ("peerCidr", "peerCidrs")]
+)
+def test_an_unknown_key_is_refused_with_its_likely_meaning(key: str, meant: str) -> None:
+    (problem,) = problems(**{key: "x"})
+    assert problem == f"{key}: unknown setting; did you mean {meant}? To remove it run: pulumi config rm {key}"
+
+
+def test_a_key_like_no_other_is_refused_with_where_all_are_listed() -> None:
+    (problem,) = problems(colour="blue")
+    assert "docs/parameters.md lists all settings" in problem
 
 
 def test_an_alarm_address_or_none_is_required() -> None:
