@@ -151,7 +151,7 @@ def alarms(watched: Watched) -> list[Alarm]:
         Alarm(
             name="import-failures",
             description="Images were received and not imported. They are kept. See why with: ahi-storescp failures; "
-            "once the cause is gone: ahi-storescp retry. No data: recovery does not run.",
+            "once the cause is gone: ahi-storescp retry BATCH. No data: recovery does not run.",
             metrics={"batches": watched.ours("ImportFailures"), "instances": watched.ours("InstancesFailed")},
             expression="batches + instances",
             threshold=0,
