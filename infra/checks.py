@@ -11,7 +11,8 @@ from ipaddress import IPv4Address
 
 from infra.account import AccountFacts, Subnet
 from infra.capacity import is_enough, most_associations
-from infra.config import REGIONS, Reading, StackConfig
+from infra.config import REGIONS, StackConfig
+from infra.reading import Reading
 
 _MIN_ZONES = 2
 _TLS_IDLE_SECONDS = 350

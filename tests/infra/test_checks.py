@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from infra.config import ConfigurationProblems
+from infra.reading import ConfigurationProblems
 from infra.stack import read_stack
 from tests.infra.account import VPC, AccountMocks, FakeAccount, FakeSubnet
 from tests.infra.harness import as_engine, main_program, run_program

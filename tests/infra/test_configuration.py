@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from infra.config import REGIONS, ConfigurationProblems, StackConfig, read_config, rules
+from infra.config import REGIONS, StackConfig, rules
+from infra.reading import ConfigurationProblems, read_config
 from tests.infra.harness import ROOT, project_schema, stack_config, stack_files
 
 TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
