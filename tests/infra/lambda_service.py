@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 120.0
 _NEXT = "/2018-06-01/runtime/invocation/next"
 
 

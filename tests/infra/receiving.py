@@ -18,7 +18,7 @@ import attrs
 from tests.infra.applying import Applied
 from tests.infra.harness import ROOT
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 OF_THE_CHECKOUT = (sys.executable, "-m", "adapters.entrypoints.cli")
 
 

@@ -33,7 +33,7 @@ from tests.infra.receiving import PATIENCE_SECONDS, receiving
 from tests.serving import a_data_set
 from tests.tools import require_tool
 
-pytestmark = [pytest.mark.aws, pytest.mark.dcmtk, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.aws, pytest.mark.dcmtk, pytest.mark.slow, pytest.mark.timeout(600)]
 
 STORESCU = "/usr/bin/storescu"
 FIRST, SECOND = "2.25.9001", "2.25.9002"

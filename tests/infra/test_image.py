@@ -28,7 +28,7 @@ from tests.infra.receiving import receiving
 from tests.serving import a_data_set
 
 STACK = "hillside-clinic"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 VENV = {"pip", "setuptools"}
 """What a virtual environment begins with."""
 
@@ -59,7 +59,7 @@ def test_user_folder_and_ports_are_those_of_the_deployment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.aws
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_the_deployment_starts_in_the_image_works_there_on_locked_packages_alone(tmp_path: Path) -> None:
     built = build(tmp_path / "image")
     _check_packages(built)
