@@ -1,7 +1,11 @@
 # One image for everything: the receiver (`ahi-storescp serve`) and, by another entry point, every Lambda function.
 # Build it for the processor that cpuArchitecture names; dependencies are locked with their hashes.
 
-FROM public.ecr.aws/docker/library/python:3.11-slim-bookworm AS build
+# The digest decides, for both processors; the tag is for people.
+# To move on, take both from: docker buildx imagetools inspect public.ecr.aws/docker/library/python:3.11-slim-bookworm
+ARG PYTHON=public.ecr.aws/docker/library/python:3.11.17-slim-bookworm@sha256:0a310eeecf4e1f5a0743f9a6520c90c88d089c903ca5fd283f501e3a805f5f89
+
+FROM ${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
 WORKDIR /build
 COPY requirements/image.txt requirements/image.txt
@@ -13,10 +17,11 @@ COPY services services
 COPY adapters adapters
 # The tools that build the package are locked too, and do not stay.
 RUN /opt/storescp/bin/python -m pip install --no-build-isolation --no-deps . \
-  && /opt/storescp/bin/python -m pip uninstall --yes editables hatchling \
+  && /opt/storescp/bin/python -m pip uninstall --yes \
+    editables hatchling packaging pathspec pluggy tomlkit trove-classifiers \
   && /opt/storescp/bin/python -m compileall -q /opt/storescp
 
-FROM public.ecr.aws/docker/library/python:3.11-slim-bookworm
+FROM ${PYTHON}
 ENV PATH=/opt/storescp/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN groupadd --gid 10001 storescp \
   && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin storescp \

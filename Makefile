@@ -76,7 +76,7 @@ format: .venv/.dev ## format and mend what can be mended without asking
 ## Deploying it
 
 .PHONY: deploy
-deploy: .venv/.deploy ## set up what `pulumi up` needs
+deploy: .venv/.deploy ## set up what `pulumi up` needs, and the commands of an operator
 
 ## Measuring it
 
@@ -157,8 +157,10 @@ help: ## this list
 	@$(PIP_PROJECT)
 	@touch .venv/.run $@
 
-.venv/.deploy: .venv/.dev requirements/deploy.txt
-	@echo "Installing what the deployment needs into .venv..."
+# With the packages of AWS, for the commands of an operator; nothing of the tests.
+.venv/.deploy: .venv/.run requirements/aws.txt requirements/deploy.txt
+	@echo "Installing what the deployment needs into .venv (the first time takes a minute)..."
+	@$(PIP_LOCKED) requirements/aws.txt
 	@$(PIP_LOCKED) requirements/deploy.txt
 	@touch $@
 

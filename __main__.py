@@ -4,6 +4,7 @@ Deploy one hospital's receiver: read its stack file, make the components, tell w
 
 import pulumi
 
+from infra.alarms import Watched
 from infra.application import (
     HEALTH_PORT,
     RECEIVER_PORT,
@@ -20,7 +21,7 @@ from infra.image import Image, ImageArgs
 from infra.import_workflow import WORK_DIR, ImportWorkflow, ImportWorkflowArgs
 from infra.network import Network, NetworkArgs
 from infra.notifications import Notifications, NotificationsArgs
-from infra.observability import Observability, ObservabilityArgs, Watched
+from infra.observability import Observability, ObservabilityArgs
 from infra.operator_role import OperatorRole, OperatorRoleArgs
 from infra.policies import ACTORS, Places, grants_for
 from infra.receiver import Receiver, ReceiverArgs

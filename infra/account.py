@@ -15,8 +15,9 @@ import attrs
 import pulumi
 import pulumi_aws as aws
 
-from infra.config import Reading, StackConfig
+from infra.config import StackConfig
 from infra.deployer import DATA_STORE_TYPE, NEW_VPC_TYPES, RESOURCE_ACTIONS, deployer_actions
+from infra.reading import Reading
 
 ENDPOINT_SERVICES = ("s3", "dynamodb", "ecr.api", "ecr.dkr", "logs", "states")
 """What a receiver without a way to the internet must have endpoints for."""

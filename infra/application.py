@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import pulumi
 
+from infra.capacity import memory_budget_mib, temporary_space_bytes
 from infra.config import StackConfig
 
 RECEIVER_PORT = 11112
@@ -78,7 +79,7 @@ def receiver_environment(config: StackConfig, deployed: Deployed) -> Environment
         "STORESCP_SUPPORTED_SOP_CLASS_UIDS": _joined(config.supported_sop_class_uids),
         "STORESCP_COMMITMENT_PEERS": _joined(config.storage_commitment_peers),
     }
-    tls = {"STORESCP_TLS": "mutual", "STORESCP_TLS_PORT": str(TLS_PORT)} if config.mutual_tls is not None else {}
+    tls = {"STORESCP_TLS": "mutual", "STORESCP_TLS_PORT": str(TLS_PORT), "STORESCP_PLAIN": "false"}
     return {
         **process_environment(config, deployed, work_dir=WORK_DIR),
         "STORESCP_HOST": "0.0.0.0",  # noqa: S104  # the load balancer is elsewhere; security groups guard the task
@@ -88,12 +89,14 @@ def receiver_environment(config: StackConfig, deployed: Deployed) -> Environment
         "STORESCP_DIMSE_TIMEOUT": str(config.dimse_timeout),
         "STORESCP_NETWORK_TIMEOUT": str(config.network_timeout),
         "STORESCP_MAXIMUM_ASSOCIATIONS": str(config.maximum_associations),
+        "STORESCP_MEMORY_BUDGET": f"{memory_budget_mib(config.task_memory_limit, config.maximum_associations)} MiB",
+        "STORESCP_TEMPORARY_SPACE": str(temporary_space_bytes(config.task_ephemeral_storage)),
         "STORESCP_BATCH_QUIET_SECONDS": str(config.batch_quiet_seconds),
         "STORESCP_BATCH_MAX_AGE_SECONDS": str(config.batch_max_age_seconds),
         "STORESCP_BATCH_MAX_FILES": str(config.batch_max_files),
         "STORESCP_BATCH_MAX_BYTES": str(config.batch_max_bytes),
         "STORESCP_GRACE_SECONDS": str(GRACE_SECONDS),
-        **tls,
+        **(tls if config.mutual_tls is not None else {}),
         **{name: value for name, value in optional.items() if value},
     }
 

@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 from infra.account import AccountFacts, Subnet
-from infra.config import REGIONS, Reading, StackConfig
+from infra.capacity import is_enough, most_associations
+from infra.config import REGIONS, StackConfig
+from infra.reading import Reading
 
 _MIN_ZONES = 2
+_TLS_IDLE_SECONDS = 350
+"""After how long of silence a network load balancer forgets a TLS connection, which nothing can change."""
 _LARGEST, _SMALLEST = 16, 24
 _RIGHTS_SHOWN = 12
 
@@ -110,6 +114,21 @@ def _fargate(config: StackConfig) -> Iterator[str]:
         )
 
 
+def _memory(config: StackConfig) -> Iterator[str]:
+    limit, associations = config.task_memory_limit, config.maximum_associations
+    if not is_enough(limit, associations):
+        larger = [size for size in _FARGATE_MEMORY_MIB[config.task_cpu] if is_enough(size, associations)]
+        fewer = most_associations(limit)
+        remedies = [
+            *([f"raise taskMemoryLimit to {larger[0]}"] if larger else ["raise taskCpu and taskMemoryLimit"]),
+            *([f"lower maximumAssociations to {fewer}"] if fewer else []),
+        ]
+        yield (
+            f"taskMemoryLimit: {limit} MiB are too little for maximumAssociations {associations}; "
+            f"{' or '.join(remedies)}"
+        )
+
+
 def _certificates(config: StackConfig) -> Iterator[str]:
     for key, arn in (("tlsCertificateArn", config.tls_certificate_arn), ("kmsKeyArn", config.kms_key_arn)):
         if arn and arn.split(":")[3] != config.region:
@@ -123,6 +142,14 @@ def _certificates(config: StackConfig) -> Iterator[str]:
                 yield f"mutualTls: {arn} is not in {config.region}; create the secret in that region"
         if config.tls_certificate_arn:
             yield "mutualTls: TLS ends in the receiver or at the load balancer; remove tlsCertificateArn or mutualTls"
+
+
+def _silence(config: StackConfig) -> Iterator[str]:
+    if config.tls_certificate_arn and config.network_timeout > _TLS_IDLE_SECONDS:
+        yield (
+            f"networkTimeout: the load balancer forgets a TLS connection after {_TLS_IDLE_SECONDS} seconds of silence; "
+            f"lower networkTimeout to {_TLS_IDLE_SECONDS}"
+        )
 
 
 def _endpoints_of_peers(config: StackConfig) -> Iterator[str]:
@@ -146,7 +173,9 @@ _RULES: tuple[Rule, ...] = (
     ),
     (frozenset({"taskDesiredCount", "autoscaleMaxCapacity"}), _capacity),
     (frozenset({"taskCpu", "taskMemoryLimit"}), _fargate),
+    (frozenset({"taskCpu", "taskMemoryLimit", "maximumAssociations"}), _memory),
     (frozenset({"aws:region", "tlsCertificateArn", "kmsKeyArn", "mutualTls"}), _certificates),
+    (frozenset({"tlsCertificateArn", "networkTimeout"}), _silence),
     (frozenset({"storageCommitmentPeers", "natGateways", "vpcEndpoints"}), _endpoints_of_peers),
 )
 

@@ -2,26 +2,21 @@
 What a stack file may say: every setting, its meaning, default and what is allowed.
 
 The Pulumi command line hands every value over as text: lists and objects as JSON, booleans as `true` and `false`.
-All problems are gathered and told at once, each with what to do; nothing is created before all are gone.
 """
 
 # ruff: noqa: RUF009  # _setting is a field of attrs, as attrs.field is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network
 from typing import Any
 
 import attrs
-import pulumi
 
 from domain.commitment import CommitmentPeer
-from domain.errors import InvalidIdentifier
 from domain.identifiers import AeTitle, DataStoreId, Uid
 from infra.values import (
-    Explained,
     MutualTls,
     boolean,
     choice,
@@ -46,27 +41,11 @@ _LOG_RETENTION_DAYS = (
     *(1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731),
     *(1096, 1827, 2192, 2557, 2922, 3288, 3653),
 )
-_NAME = r"[a-z](-?[a-z0-9])*"
-_NAME_CHARACTERS = 18
+NAME = r"[a-z](-?[a-z0-9])*"
+NAME_CHARACTERS = 18
 _ARN_OF_CERTIFICATE = r"arn:aws:acm:[a-z0-9-]+:[0-9]{12}:certificate/.+"
 _ARN_OF_KEY = r"arn:aws:kms:[a-z0-9-]+:[0-9]{12}:key/.+"
 _ARN_OF_PRINCIPAL = r"arn:aws:iam::[0-9]{12}:(root|(role|user)/.+)"
-
-
-class ConfigurationProblems(pulumi.RunError):
-    """
-    A stack that cannot be made as its file says; the command line prints the text and no traceback.
-
-    Args:
-        stack: the name of the stack.
-        problems: one sentence each, beginning with the setting it is about.
-
-    """
-
-    def __init__(self, stack: str, problems: tuple[str, ...]) -> None:
-        self.problems = problems
-        lines = "".join(f"\n  - {problem}" for problem in problems)
-        super().__init__(f"{len(problems)} problem(s) in the configuration of stack {stack}:{lines}")
 
 
 @attrs.frozen(kw_only=True)
@@ -109,7 +88,7 @@ class StackConfig:
 
     hospital_name: str = _setting(
         "",
-        maybe(_NAME, f"at most {_NAME_CHARACTERS} lower-case letters, digits and single hyphens"),
+        maybe(NAME, f"at most {NAME_CHARACTERS} lower-case letters, digits and single hyphens"),
         "Short name of the hospital; the names of all resources begin with it. Empty: the name of the stack.",
     )
     alarm_email: str = _setting(
@@ -329,77 +308,10 @@ class StackConfig:
 
 def rules() -> Mapping[str, Rule]:
     """Return the rule of every setting by its key in a stack file, in the order they are documented."""
-    return {_key(field.name): field.metadata["rule"] for field in attrs.fields(StackConfig) if field.metadata}
+    return {key_of(field.name): field.metadata["rule"] for field in attrs.fields(StackConfig) if field.metadata}
 
 
-def _key(field: str) -> str:
+def key_of(field: str) -> str:
+    """Return the key of a field in a stack file."""
     head, *tail = field.split("_")
     return head + "".join(word.capitalize() for word in tail)
-
-
-@attrs.frozen(kw_only=True)
-class Reading:
-    """
-    What a stack file came to.
-
-    Attributes:
-        config: the settings; those that are wrong have their defaults.
-        problems: what is wrong with single settings.
-        wrong: the keys of those settings, so that nothing further is said of them.
-
-    """
-
-    config: StackConfig
-    problems: tuple[str, ...]
-    wrong: frozenset[str]
-
-
-def read_config(values: Mapping[str, str], *, stack: str, region: str) -> Reading:
-    """
-    Read the values of a stack file, each as text by its key.
-
-    A wrong value is a problem and keeps its default, so that everything else can still be checked.
-    """
-    known = rules()
-    problems = [_unknown(key, known) for key in values if key not in known]
-    read: dict[str, Any] = {}
-    wrong: set[str] = set()
-    for field in attrs.fields(StackConfig):
-        key = _key(field.name)
-        text = values.get(key, "")
-        if not field.metadata or not text.strip():
-            continue
-        try:
-            read[field.name] = known[key].parse(text)
-        except (ValueError, LookupError, InvalidIdentifier) as error:
-            reason = f" ({error})" if isinstance(error, Explained) else ""
-            problems.append(f"{key}: {_shown(text)} is not allowed{reason}; allowed: {known[key].allowed}")
-            wrong.add(key)
-    if region not in REGIONS:
-        said = f"{region} does not offer AWS HealthImaging" if region else "not set"
-        problems.append(f"aws:region: {said}; run: pulumi config set aws:region REGION, with {' or '.join(REGIONS)}")
-        wrong.add("aws:region")
-    config = StackConfig(**read, stack=stack, region=region)
-    if "hospitalName" not in wrong and (
-        re.fullmatch(_NAME, config.name) is None or len(config.name) > _NAME_CHARACTERS
-    ):
-        problems.append(
-            f"hospitalName: {config.name!r} cannot begin the names of resources; run: pulumi config set hospitalName "
-            f"NAME, with at most {_NAME_CHARACTERS} lower-case letters, digits and single hyphens"
-        )
-    if not config.alarm_email and "alarmEmail" not in wrong:
-        problems.append(
-            "alarmEmail: not set; run: pulumi config set alarmEmail ADDRESS, or none if nobody is to be told"
-        )
-    return Reading(config=config, problems=tuple(problems), wrong=frozenset(wrong))
-
-
-def _unknown(key: str, known: Mapping[str, Rule]) -> str:
-    alike = [name for name in known if name.lower() == key.lower().replace("_", "").replace("-", "")]
-    hint = f"did you mean {alike[0]}?" if alike else "docs/parameters.md lists all settings"
-    return f"{key}: unknown setting; {hint}; to remove it run: pulumi config rm {key}"
-
-
-def _shown(text: str) -> str:
-    limit = 80
-    return text if len(text) <= limit else f"{text[:limit]}..."

@@ -21,7 +21,7 @@ _MIN_IDLE_SECONDS, _MAX_IDLE_SECONDS = 350, 6000
 _CPU_TARGET_PERCENT = 50
 _COOLDOWN_SECONDS = 60
 _OPEN_FILES = 65536
-_USER = "10001:10001"
+USER = "10001:10001"
 _CONTAINER = "receiver"
 _VOLUME = "work"
 
@@ -200,7 +200,7 @@ class Receiver(pulumi.ComponentResource):
             "image": args.image_uri,
             "essential": True,
             "command": ["serve"],
-            "user": _USER,
+            "user": USER,
             "readonlyRootFilesystem": True,
             "stopTimeout": _STOP_SECONDS,
             "linuxParameters": {"initProcessEnabled": True, "capabilities": {"drop": ["ALL"]}},

@@ -13,8 +13,9 @@ from pulumi.runtime import config as runtime_config
 
 from infra.account import AccountFacts, look_up
 from infra.checks import account_problems, configuration_problems
-from infra.config import ConfigurationProblems, StackConfig, read_config
+from infra.config import StackConfig
 from infra.network import ExistingVpc, NewVpc
+from infra.reading import ConfigurationProblems, read_config
 
 _DEFAULT_VPC = IPv4Network("10.0.0.0/16")
 _ZONES = 2

@@ -75,10 +75,11 @@ def integer(low: int, high: int) -> Reader:
     """Read a whole number within bounds."""
 
     def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
+        # the command line may write a large default as 9e+09
+        value = float(text)
+        if not value.is_integer() or not low <= value <= high:
             raise ValueError(text)
-        return value
+        return int(value)
 
     return parse, f"a whole number from {low} to {high}"
 
@@ -171,11 +172,13 @@ def commitment_peer() -> Reader:
 
 
 def list_of(reader: Reader) -> Reader:
-    """Read a JSON list, or texts separated by commas; each value once."""
+    """Read a JSON list; each value once."""
     parse, allowed = reader
 
     def parse_all(text: str) -> tuple[Any, ...]:
-        items = json.loads(text) if text.lstrip().startswith("[") else text.split(",")
+        items = json.loads(text)
+        if not isinstance(items, list):
+            raise Explained("it is no list")
         parsed = []
         for item in items:
             stripped = str(item).strip()

@@ -687,7 +687,7 @@ class Applied:
     def executions(self) -> dict[str, str]:
         """Return the status of each execution by its name, once none runs."""
         machines, arn = self.aws.client("stepfunctions"), self.deployed.outputs["stateMachineArn"]
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + 120.0
         while True:
             found = machines.list_executions(stateMachineArn=arn)["executions"]
             if all(execution["status"] in _ENDED for execution in found):

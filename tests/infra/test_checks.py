@@ -8,7 +8,8 @@ from typing import Any
 import pulumi
 import pytest
 
-from infra.config import ConfigurationProblems
+from infra.reading import ConfigurationProblems
+from infra.stack import read_stack
 from tests.infra.account import VPC, AccountMocks, FakeAccount, FakeSubnet
 from tests.infra.harness import as_engine, main_program, run_program
 
@@ -37,7 +38,8 @@ def refused(settings: dict[str, Any], account: FakeAccount | None = None) -> tup
 
 
 def accepted(settings: dict[str, Any], account: FakeAccount | None = None) -> None:
-    run_program(main_program, AccountMocks(account), as_engine(settings), stack="clinic")
+    """See that a stack has no problem; what is made of it is the business of other tests."""
+    run_program(read_stack, AccountMocks(account), as_engine(settings), stack="clinic")
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,24 @@ def accepted(settings: dict[str, Any], account: FakeAccount | None = None) -> No
         ({"taskMemoryLimit": 1024}, ["taskMemoryLimit: AWS Fargate has no 1024 MiB with taskCpu 1024"]),
         ({"taskCpu": 256, "taskMemoryLimit": 1536}, ["pulumi config set taskMemoryLimit 2048"]),
         (
+            {"maximumAssociations": 5000},
+            ["taskMemoryLimit: 2048 MiB are too little for maximumAssociations 5000; raise taskMemoryLimit to 4096 or"],
+        ),
+        (
+            {"taskCpu": 256, "taskMemoryLimit": 512},
+            ["raise taskMemoryLimit to 1024 or lower maximumAssociations to 55"],
+        ),
+        (
+            {"taskCpu": 256, "taskMemoryLimit": 512, "maximumAssociations": 10000},
+            ["raise taskCpu and taskMemoryLimit or lower maximumAssociations to 55"],
+        ),
+        (
             {"tlsCertificateArn": CERTIFICATE.replace("eu-west-1", "us-east-1")},
             ["tlsCertificateArn: it is in us-east-1, the stack in eu-west-1"],
+        ),
+        (
+            {"tlsCertificateArn": CERTIFICATE, "networkTimeout": 351},
+            ["networkTimeout: the load balancer forgets a TLS connection after 350 seconds"],
         ),
         ({"kmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1"}, ["kmsKeyArn: it is in us-east-1"]),
         ({"mutualTls": MUTUAL, "tlsCertificateArn": CERTIFICATE}, ["mutualTls: TLS ends in the receiver or at"]),

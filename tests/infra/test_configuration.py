@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from infra.config import REGIONS, ConfigurationProblems, StackConfig, read_config, rules
+from infra.config import REGIONS, StackConfig, rules
+from infra.reading import ConfigurationProblems, read_config
 from tests.infra.harness import ROOT, project_schema, stack_config, stack_files
 
 TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}
@@ -93,19 +94,23 @@ def test_committed_stacks_have_no_problem(stack: str) -> None:
     [
         ("peerCidr1", "203.0.113.0/24", "peers", ["203.0.113.0/24"]),
         ("peerCidrs", '["203.0.113.0/24", "203.0.113.0/24"]', "peers", ["203.0.113.0/24"]),
-        ("peerCidrs", "203.0.113.0/24, 198.51.100.7", "peers", ["203.0.113.0/24", "198.51.100.7/32"]),
+        ("peerCidrs", '["203.0.113.0/24", "198.51.100.7"]', "peers", ["203.0.113.0/24", "198.51.100.7/32"]),
+        ("batchMaxBytes", "9e+09", "batch_max_bytes", "9000000000"),
         ("storageCommitmentPeers", '["CT 1=10.0.0.7:104"]', "storage_commitment_peers", ["CT 1=10.0.0.7:104"]),
         (
             "supportedSopClassUids",
-            "1.2.840.10008.5.1.4.1.1.2",
+            '["1.2.840.10008.5.1.4.1.1.2"]',
             "supported_sop_class_uids",
             ["1.2.840.10008.5.1.4.1.1.2"],
         ),
         ("requireCallingAeTitle", '["CT1", "MR2@10.0.0.0/24"]', "require_calling_ae_title", ["CT1", "MR2@10.0.0.0/24"]),
     ],
 )
-def test_lists_are_read_as_json_or_separated_by_commas(key: str, text: str, field: str, value: list[str]) -> None:
-    assert value == [str(item) for item in getattr(read(**{key: text}), field)]
+def test_values_are_read_as_the_command_line_hands_them_over(
+    key: str, text: str, field: str, value: list[str] | str
+) -> None:
+    found = getattr(read(**{key: text}), field)
+    assert value == (str(found) if isinstance(value, str) else [str(item) for item in found])
 
 
 @pytest.mark.parametrize(
@@ -121,11 +126,14 @@ def test_lists_are_read_as_json_or_separated_by_commas(key: str, text: str, fiel
         ("vpcCidr", "10.0.0.0/99", "the length of its prefix"),
         ("vpcId", "my-vpc", "vpc-0123abcd"),
         ("privateSubnetIds", '["subnet-0123abcd", "x"]', "'x' is wrong"),
+        ("privateSubnetIds", '"subnet-0123abcd"', "it is no list"),
+        ("peerCidrs", "203.0.113.0/24", "a list, each a network"),
+        ("scpPort", "11112.5", "from 1 to 65535"),
         ("requireCalledAeTitle", "yes", "true or false"),
         ("requireCallingAeTitle", '["CT1@10.0.0.5/24"]', "each with a network"),
         ("storageCommitmentPeers", '["CT1=ct1.example:104"]', "no IPv4 address"),
         ("storageCommitmentPeers", '["CT1=10.0.0.7"]', "is wrong"),
-        ("supportedSopClassUids", "CT", "SOP Class UIDs"),
+        ("supportedSopClassUids", '["CT"]', "SOP Class UIDs"),
         ("taskCpu", "1000", "256, 512, 1024"),
         ("cpuArchitecture", "arm", "X86_64 or ARM64"),
         ("tlsCertificateArn", "my-certificate", "ARN of a certificate"),
@@ -160,9 +168,17 @@ def test_another_region_is_refused_with_those_that_have_it(region: str, said: st
     assert "us-east-1 or us-west-2 or eu-west-1 or eu-west-2 or ap-southeast-2" in problem
 
 
-def test_an_unknown_key_is_refused_with_its_likely_meaning() -> None:
-    (problem,) = problems(VpcID="vpc-0123abcd")
-    assert problem == "VpcID: unknown setting; did you mean vpcId?; to remove it run: pulumi config rm VpcID"
+@pytest.mark.parametrize(
+    "key,meant", [("VpcID", "vpcId"), ("scp_port", "scpPort"), ("scpAeTitel", "scpAeTitle"), ("peerCidr", "peerCidrs")]
+)
+def test_an_unknown_key_is_refused_with_its_likely_meaning(key: str, meant: str) -> None:
+    (problem,) = problems(**{key: "x"})
+    assert problem == f"{key}: unknown setting; did you mean {meant}? To remove it run: pulumi config rm {key}"
+
+
+def test_a_key_like_no_other_is_refused_with_where_all_are_listed() -> None:
+    (problem,) = problems(colour="blue")
+    assert "docs/parameters.md lists all settings" in problem
 
 
 def test_an_alarm_address_or_none_is_required() -> None:

@@ -62,12 +62,24 @@ def test_the_containers_settings_are_read_as_meant(deployed: Deployed) -> None:
     assert str(settings.ae_title) == deployed.outputs["DICOMAETitle"]
 
 
+def test_what_arriving_instances_may_take_fits_into_the_task(deployed: Deployed) -> None:
+    task = deployed.one("TaskDefinition").inputs
+    settings = read_settings({}, known(container_environment(deployed)))
+    # docs/operations.md, "Limits and what they cost"
+    needed = 150e6 + 0.5e6 * settings.maximum_associations + 2.2 * settings.memory_budget + 256 * 2**20
+    assert 0.85 < needed / (int(task["memory"]) * 2**20) < 0.91
+    disk = task["ephemeralStorage"]["sizeInGib"] * 2**30
+    assert settings.temporary_space >= settings.maximum_object_bytes
+    assert settings.temporary_space + settings.minimum_free_space < disk - 3e9
+
+
 def test_every_setting_of_a_stack_file_reaches_the_container(full: Deployed) -> None:
     settings = read_settings({}, known(container_environment(full)))
     assert str(settings.ae_title) == "IT'S OURS"
     assert [str(caller) for caller in settings.require_calling_ae_titles] == ["CT1", "MR2@10.0.0.0/24"]
     assert [str(uid) for uid in settings.supported_sop_class_uids] == ["1.2.840.10008.5.1.4.1.1.2"]
     assert settings.store_patient_identity is True
+    assert (settings.tls, settings.plain) == ("mutual", False)
     assert (settings.dimse_timeout, settings.network_timeout, settings.maximum_associations) == (60, 90, 300)
     assert (settings.batch_quiet_seconds, settings.batch_max_age_seconds) == (15, 60)
     assert (settings.batch_max_files, settings.batch_max_bytes) == (4500, 9_000_000_000)

@@ -51,8 +51,11 @@ def test_the_load_balancer_never_forgets_a_connection_before_the_receiver_does(
     network_timeout: int, seconds: int
 ) -> None:
     assert idle_seconds(network_timeout) == seconds
-    listener = deploy(networkTimeout=network_timeout).one("lb/listener:Listener")
-    assert listener.inputs["tcpIdleTimeoutSeconds"] == seconds
+
+
+def test_a_longer_time_out_of_the_receiver_reaches_the_load_balancer() -> None:
+    listener = deploy(networkTimeout=600).one("lb/listener:Listener")
+    assert listener.inputs["tcpIdleTimeoutSeconds"] == 700
 
 
 def test_access_is_logged_where_the_load_balancer_speaks_tls(hospital: Deployed, clinic: Deployed) -> None:

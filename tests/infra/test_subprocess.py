@@ -40,9 +40,10 @@ def run(stack: str, config: dict[str, str], *, preview: bool = False) -> tuple[i
         return done.returncode, done.stdout + done.stderr + "\n".join(engine.logged), made
 
 
-@pytest.mark.parametrize("stack,preview", [*((stack, False) for stack in stack_files()), ("dev", True)])
-def test_every_stack_runs_as_a_process(stack: str, preview: bool) -> None:
-    status, said, made = run(stack, stack_config(stack), preview=preview)
+@pytest.mark.parametrize("stack", stack_files())
+def test_every_stack_runs_as_a_process(stack: str) -> None:
+    # one of them as for `pulumi preview`
+    status, said, made = run(stack, stack_config(stack), preview=stack == "dev")
     assert status == 0, said
     assert made == {item.name for item in deploy_stack(stack).resources}
 

@@ -168,6 +168,12 @@ def test_a_final_error_fails_the_batch(cloud: _Cloud) -> None:
     assert (cloud.batch.state, cloud.batch.reason) == (BatchState.FAILED, "ImportRefused: no role")
 
 
+def test_recovery_counts_nothing_of_what_alarms_look_at(cloud: _Cloud) -> None:
+    cloud.handlers.recover({})
+    measured = {(each.name, each.value) for each in cloud.telemetry.measurements}
+    assert {("ErrorEvents", 0), ("ImportFailures", 0), ("InstancesFailed", 0)} <= measured
+
+
 def test_recovery_starts_what_has_no_run_and_reconciling_looks_at_every_batch(cloud: _Cloud) -> None:
     assert cloud.handlers.recover({}) == {"closed": 0, "started": 1, "restarted": 0}
     cloud.workflow.end(cloud.batch)
