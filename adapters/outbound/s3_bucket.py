@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ObjectTypeDef
     from obstore.store import ClientConfig, S3Config, S3Credential
 
-_CREDENTIAL_LIFE = timedelta(minutes=5)
+_CREDENTIAL_LIFE = timedelta(minutes=10)
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 _REQUEST_TIMEOUT = timedelta(seconds=30)
 _RETRY_TIMEOUT = timedelta(seconds=20)
@@ -144,7 +144,8 @@ def credentials_of(session: Session) -> Callable[[], S3Credential]:
     """
     Return what obstore asks for credentials.
 
-    boto3 renews temporary ones at least ten minutes before they end, so what it hands out is good for five.
+    boto3 renews temporary ones ten minutes before they end, so what it hands out is good for as long.
+    obstore asks again when five minutes are left; were they fewer, it would ask ten times a second.
     """
 
     def provide() -> S3Credential:

@@ -418,6 +418,16 @@ def measure(scale: float = 1.0) -> dict[str, Any]:
     }
 
 
+def figures() -> dict[str, float]:
+    """Simulate both and return the numbers alone."""
+    result = measure()
+    return {
+        f"{field}_{way}": float(result[way][field])
+        for way in ("batches", "one_job_each")
+        for field in ("jobs", "median", "p99")
+    }
+
+
 def print_table(console: Console, result: dict[str, Any]) -> None:
     """Print both days side by side."""
     table = Table(

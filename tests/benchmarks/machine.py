@@ -54,6 +54,17 @@ def spread_folders(folder: Path) -> None:
         os.close(descriptor)
 
 
+def stand_elsewhere() -> None:
+    """
+    Let this process stand in for another machine: it gets a processor the moment it wants one, if that is permitted.
+
+    Else a busy machine would add to its latency; what it takes of the processors is taken from the receiver all the
+    same.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+
+
 def pressure() -> float | None:
     """Return the percentage of the last ten seconds in which something waited for a processor; None if unknown."""
     try:
@@ -87,6 +98,15 @@ def cpu_seconds(pids: list[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += sum(int(field) for field in fields[11:15])
     return total / os.sysconf("SC_CLK_TCK")
+
+
+def waiting_seconds(pid: int) -> float:
+    """Return for how long the threads of a process were ready to run while no processor was free, all together."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            total += int(path.read_text().split()[1])
+    return total / 1e9
 
 
 @attrs.define

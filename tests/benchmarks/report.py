@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -110,7 +110,7 @@ def print_throughput(console: Console, throughput: Throughput) -> None:
     console.print(_goal_table(throughput))
 
 
-def print_checks(console: Console, title: str, facts: dict[str, float], check: Check | None) -> None:
+def print_checks(console: Console, title: str, facts: dict[str, float], checks: Sequence[Check]) -> None:
     """Print one of the other scenarios."""
     console.print(title, style="italic")
     table = Table(show_header=False)
@@ -118,7 +118,7 @@ def print_checks(console: Console, title: str, facts: dict[str, float], check: C
     table.add_column(justify="right")
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}")
-    if check is not None:
+    for check in checks:
         table.add_row(check.text, _verdict(is_met=check.is_met(facts)))
     console.print(table)
 

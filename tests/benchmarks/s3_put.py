@@ -10,15 +10,12 @@ The last rows are the whole of what the receiver does for an object after its by
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +28,7 @@ from adapters.outbound.s3_bucket import S3Bucket, credentials_of, open_store
 from adapters.outbound.s3_staging import S3StagingArea
 from adapters.outbound.spooled_draft import DraftSpace
 from domain.identifiers import Digest
+from tests.benchmarks.sink import sink
 from tests.builders import a_batch_id, an_instance
 from tests.s3 import a_session
 
@@ -49,7 +47,6 @@ _METADATA = {
     "calling-ae": "MODALITY",
     "received-at": "2025-03-14T09:30:01.000000+00:00",
 }
-_READ = 1 << 18
 
 Put = Callable[[str, bytes], object]
 
@@ -76,31 +73,17 @@ def measure(put: Put, content: bytes) -> Cost:
     return best
 
 
-@contextmanager
-def sink(latency_seconds: float = 0.0) -> Iterator[str]:
-    """Run a server that takes any PUT and keeps nothing, in a process of its own; give its URL."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    process = multiprocessing.get_context("fork").Process(target=_serve, args=(listener, latency_seconds), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        process.terminate()
-        process.join()
-        listener.close()
-
-
 def main() -> None:
     """Measure and print."""
-    with sink() as url, tempfile.TemporaryDirectory() as folder:
+    with sink() as server, tempfile.TemporaryDirectory() as folder:
         print(f"{'bytes':>8}  {'how':40} {'CPU ms':>8} {'wall ms':>8}")
         for size in SIZES:
             content = os.urandom(size)
-            for name, put in _ways(url, Path(folder)):
+            for name, put in _ways(server.url, Path(folder)):
                 cost = measure(put, content)
                 print(f"{size:8}  {name:40} {cost.cpu:8.3f} {cost.wall:8.3f}", flush=True)
-    with sink(LATENCY_SECONDS) as url, tempfile.TemporaryDirectory() as folder:
-        rate = _rate(_area(url, Path(folder)), os.urandom(SIZES[0]))
+    with sink(LATENCY_SECONDS) as server, tempfile.TemporaryDirectory() as folder:
+        rate = _rate(_area(server.url, Path(folder)), os.urandom(SIZES[0]))
         print(
             f"{THREADS} threads, {SIZES[0]} bytes, {LATENCY_SECONDS * 1000:.0f} ms latency: {rate:.0f} objects/s,",
             end=" ",
@@ -170,35 +153,6 @@ def _staging(area: S3StagingArea) -> Put:
         draft.discard()
 
     return put
-
-
-def _serve(listener: socket.socket, latency_seconds: float) -> None:
-    while True:
-        connection, _ = listener.accept()
-        threading.Thread(target=_take, args=(connection, latency_seconds), daemon=True).start()
-
-
-def _take(connection: socket.socket, latency_seconds: float) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    buffer = memoryview(bytearray(_READ))
-    waiting = b""
-    while True:
-        while b"\r\n\r\n" not in waiting:
-            received = connection.recv(_READ)
-            if not received:
-                return
-            waiting += received
-        head, _, waiting = waiting.partition(b"\r\n\r\n")
-        lines = head.lower().split(b"\r\n")
-        if b"expect: 100-continue" in lines:
-            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        length = next((int(line.partition(b":")[2]) for line in lines if line.startswith(b"content-length:")), 0)
-        left = length - len(waiting)
-        waiting = waiting[length:]
-        while left > 0:
-            left -= connection.recv_into(buffer[: min(left, _READ)])
-        time.sleep(latency_seconds)
-        connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "sink"\r\nContent-Length: 0\r\n\r\n')
 
 
 if __name__ == "__main__":

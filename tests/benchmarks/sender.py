@@ -43,7 +43,7 @@ def storescu_seconds(receiver: Receiver, folder: Path, shares: Sequence[Sequence
     return seconds
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Sender:
     """
     One association of our own SCU, with as many stores on the way as `window` allows.
@@ -81,14 +81,18 @@ class Sender:
         finally:
             self._line.close()
 
+    def fileno(self) -> int:
+        """Return what tells select() that an answer is there."""
+        return self._line.fileno()
+
     def store(self, images: Iterable[Image]) -> None:
         """Store images and wait for every answer."""
         for image in images:
             while len(self._sent_at) >= self.window:
-                self._answer()
-            self._send(image)
+                self.answer()
+            self.send(self.message(image))
         while self._sent_at:
-            self._answer()
+            self.answer()
 
     def store_large(self, head: bytes, sop_instance: str, pixel_bytes: int) -> None:
         """Store one instance whose pixels are made while they are sent."""
@@ -101,15 +105,20 @@ class Sender:
             self._line.sendall(block)
         self._line.sendall(pdus.p_data(pdus.pdv(3, 2, bytes(rest))))
         self._sent_at.append(time.perf_counter())
-        self._answer()
+        self.answer()
 
-    def _send(self, image: Image) -> None:
+    def message(self, image: Image) -> bytes:
+        """Encode the next C-STORE request."""
         data = image.data_set()
         parts = [self._command(1, CT, image.sop_instance)]
         for start in range(0, len(data), _PIECE):
             piece = data[start : start + _PIECE]
             parts.append(pdus.p_data(pdus.pdv(1, 2 if start + _PIECE >= len(data) else 0, piece)))
-        self._line.sendall(b"".join(parts))
+        return b"".join(parts)
+
+    def send(self, message: bytes) -> None:
+        """Send a request."""
+        self._line.sendall(message)
         self._sent_at.append(time.perf_counter())
 
     def _command(self, context: int, sop_class: str, sop_instance: str) -> bytes:
@@ -126,7 +135,8 @@ class Sender:
         self._next = self._next % 65535 + 1
         return pdus.p_data(pdus.pdv(context, 3, pdus.element(0, struct.pack("<I", len(body))) + body))
 
-    def _answer(self) -> None:
+    def answer(self) -> None:
+        """Wait for the next answer."""
         kind, body = self._pdu()
         if kind != 4:
             raise RuntimeError(f"a PDU of type {kind} came instead of an answer")

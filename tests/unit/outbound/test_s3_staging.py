@@ -2,11 +2,14 @@
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
+import boto3
 import pytest
 
 from adapters.memory.clock import FakeClock
@@ -18,6 +21,7 @@ from domain.identifiers import AeTitle, BatchId
 from domain.instance import SopInstance
 from domain.staging import StagedObject, StagingKey
 from tests.builders import a_batch_id, a_moment, a_staged_object, an_instance
+from tests.moto_server import REGION
 from tests.s3 import ACCOUNT, Storage, a_session, simulated_storage, storage_at
 from tests.scripted_server import Answer, Request, ScriptedServer, s3_error, scripted_server
 
@@ -111,6 +115,25 @@ def test_a_key_of_ours_encrypts_when_one_is_set(server: ScriptedServer, tmp_path
     headers = {name.lower(): value for name, value in server.requests[0].headers.items()}
     assert headers["x-amz-server-side-encryption"] == "aws:kms"
     assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
+
+
+def test_credentials_serve_for_many_objects(server: ScriptedServer) -> None:
+    class CountingSession(boto3.Session):
+        asked = 0
+
+        def get_credentials(self) -> Any:
+            self.asked += 1
+            return super().get_credentials()
+
+    session = CountingSession(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
+    server.script(DONE)
+    store = open_store(session, "staging", endpoint_url=server.url)
+
+    for number in range(4):
+        store.put(f"object-{number}", CONTENT, use_multipart=False)
+        time.sleep(0.15)  # obstore never asks twice within a tenth of a second
+
+    assert session.asked == 1
 
 
 def test_a_large_object_is_sent_in_parts_from_its_file(storage: Storage, tmp_path: Path) -> None:
