@@ -78,9 +78,9 @@ It is not a medical device and not for diagnosis.
 _EPILOG = """
 \b
 Start here:
-  ahi-storescp serve                              receive, with everything in ./data
-  ahi-storescp send localhost 11112 image.dcm     send a first image
-  ahi-storescp status                             what arrived, and what became of it
+  ahi-storescp serve                           receive, with all in ./data
+  ahi-storescp send localhost 11112 image.dcm  send a first image
+  ahi-storescp status                          what became of what arrived
 
 Exit codes: 0 done; 1 something failed, was refused or is unknown; 2 wrong use or settings.
 """
@@ -262,7 +262,7 @@ def _tell_carried(screen: Screen, carried: Sequence[Batch] | None) -> None:
 def show_settings(screen: Screen, shown: ShownSettings) -> None:
     """Show every setting with its value and where that came from."""
     screen.table(
-        [Column("Option"), Column("Value"), Column("From"), Column("What it does", wraps=True)],
+        [Column("Option"), Column("Value"), Column("From"), Column("What it does", wraps=True, is_long=True)],
         [
             [
                 setting.option,

@@ -16,7 +16,7 @@ from adapters.inbound.application import Consignment, Scu, SentFile, SkippedFile
 from adapters.inbound.formats import dimse_status, state
 from adapters.inbound.questions import as_json
 from adapters.inbound.screen import Column, Row, Screen, progress_bar
-from adapters.inbound.shell import AE_TITLE, Command, ExitCode, Session, examples, fail
+from adapters.inbound.shell import AE_TITLE, PORT, Command, ExitCode, Session, examples, fail
 
 _STORED = frozenset({"stored", "warning"})
 
@@ -51,7 +51,7 @@ def _peer(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TITLE",
             help="The AE title of the receiver.",
         ),
-        click.argument("port", type=click.IntRange(1, 65535)),
+        click.argument("port", type=PORT),
         click.argument("host"),
     ):
         command = decorate(command)
@@ -83,7 +83,7 @@ def echo(session: Session, /, host: str, port: int, *, as_json: bool, **peer: An
 @click.command(
     cls=Command,
     epilog=examples(
-        "send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS --calling-ae-title CT1"
+        "send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS"
     ),
 )
 @_peer
@@ -144,7 +144,15 @@ def show_sent(screen: Screen, sent: Sequence[SentFile], skipped: Sequence[Skippe
             [state(str(file.outcome)), dimse_status(file.status), str(file.path), file.comment] for file in remarkable
         ]
         rows += [[state("skipped"), "", str(file.path), file.reason] for file in skipped]
-        screen.table([Column("Outcome"), Column("Status"), Column("File"), Column("Why", wraps=True)], rows)
+        screen.table(
+            [
+                Column("Outcome"),
+                Column("Status"),
+                Column("File", is_long=True),
+                Column("Why", wraps=True, is_long=True),
+            ],
+            rows,
+        )
         screen.line()
     counts = Counter((str(file.outcome), dimse_status(file.status)) for file in sent)
     counts.update({("skipped", ""): len(skipped)} if skipped else {})
