@@ -139,6 +139,12 @@ def _matching(pattern: str) -> Callable[[str], str]:
     return parse
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise ValueError(text)  # it would be the current folder
+    return Path(text)
+
+
 _BUCKET = r"[a-z0-9][.\-a-z0-9]{1,61}[a-z0-9]"
 _URL = r"https?://[^\s/]+(/\S*)?"
 
@@ -153,9 +159,15 @@ class Settings:
         "local: files on this machine; aws: S3, DynamoDB, Step Functions and HealthImaging.",
     )
     data_dir: Path = _setting(
-        "./data", Path, "a folder", "Where the local profile keeps everything, and where temporary files go."
+        "./data", _folder, "a folder", "Where the local profile keeps everything, and where temporary files go."
     )
-    host: str = _setting("0.0.0.0", str, "an address of this machine", "Address to listen on.", serve=True)  # noqa: S104  # modalities are elsewhere
+    host: str = _setting(
+        "0.0.0.0",  # noqa: S104  # modalities are elsewhere
+        _matching(r"\S+"),
+        "an address of this machine",
+        "Address to listen on.",
+        serve=True,
+    )
     port: int = _setting("11112", *_integer(0, 65535), "TCP port to listen on; 0 takes a free one.", serve=True)
     plain: bool = _setting(
         "true", _boolean, "true or false", "Listen on --port without TLS; false leaves TLS alone.", serve=True

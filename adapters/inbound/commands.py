@@ -19,7 +19,7 @@ import click
 
 from adapters.inbound import json_output
 from adapters.inbound.application import Application, Listening, ShownSettings
-from adapters.inbound.formats import state
+from adapters.inbound.formats import counted, state
 from adapters.inbound.peer_commands import PEER_COMMANDS
 from adapters.inbound.questions import QUESTIONS, as_json
 from adapters.inbound.screen import Cell, Column, Screen, progress_bar
@@ -82,7 +82,7 @@ Start here:
   ahi-storescp send localhost 11112 image.dcm  send a first image
   ahi-storescp status                          what became of what arrived
 
-Exit codes: 0 done; 1 something failed, was refused or is unknown; 2 wrong use or settings.
+Exit codes: 0 done; 1 something failed, was refused or is unknown; 2 wrong use or settings; 130 stopped by Ctrl-C.
 """
 
 
@@ -98,6 +98,7 @@ def serve(session: Session) -> None:
     Receive instances until told to stop (Ctrl-C, SIGTERM).
 
     Stopping: no new associations, the open ones may finish within the grace period, then the batch is closed.
+    A second Ctrl-C ends the grace period.
 
     Each option is a setting, and has a variable: --port is STORESCP_PORT. An option beats a variable.
     """
@@ -174,7 +175,7 @@ def retry(session: Session, batch_id: BatchId, *, as_json: bool) -> int:
     if batch.state is BatchState.FAILED:
         return fail(f"batch {batch_id} failed again: {batch.reason or 'no reason was recorded'}")
     if failed:
-        return fail(f"{failed:,} instances failed again; `ahi-storescp batch {batch_id}` tells why")
+        return fail(f"{counted(failed, 'instance')} failed again; `ahi-storescp batch {batch_id}` tells why")
     return ExitCode.DONE
 
 
@@ -248,7 +249,7 @@ def _failed(application: Application, carried: Sequence[Batch] | None) -> int:
 
 def _judge(failed: int) -> int:
     if failed:
-        return fail(f"{failed:,} instances were not imported; `ahi-storescp failures` tells why")
+        return fail(f"not imported: {counted(failed, 'instance')}; `ahi-storescp failures` tells why")
     return ExitCode.DONE
 
 

@@ -13,7 +13,7 @@ import click
 
 from adapters.inbound import json_output
 from adapters.inbound.application import Consignment, Scu, SentFile, SkippedFile
-from adapters.inbound.formats import dimse_status, state
+from adapters.inbound.formats import counted, dimse_status, state
 from adapters.inbound.questions import as_json
 from adapters.inbound.screen import Column, Row, Screen, progress_bar
 from adapters.inbound.shell import AE_TITLE, PORT, Command, ExitCode, Session, examples, fail
@@ -82,9 +82,7 @@ def echo(session: Session, /, host: str, port: int, *, as_json: bool, **peer: An
 
 @click.command(
     cls=Command,
-    epilog=examples(
-        "send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS"
-    ),
+    epilog=examples("send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS"),
 )
 @_peer
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
@@ -109,20 +107,22 @@ def send(
     consignment = _find(session.surroundings.open_scu(host=host, port=port, **peer), paths)
     count = len(consignment.files)
     sent: list[SentFile] = []
-    with progress_bar("Sending") as progress:
-        progress(0, count)
-        for result in consignment.send():
-            sent.append(result)
-            progress(len(sent), count)
-    if as_json:
-        session.screen.json(json_output.send_json(sent, consignment.skipped))
-    else:
-        show_sent(session.screen, sent, consignment.skipped)
+    try:
+        with progress_bar("Sending") as progress:
+            progress(0, count)
+            for result in consignment.send():
+                sent.append(result)
+                progress(len(sent), count)
+    finally:  # after a Ctrl-C too: what was sent was sent
+        if as_json:
+            session.screen.json(json_output.send_json(sent, consignment.skipped))
+        elif sent or consignment.skipped:
+            show_sent(session.screen, sent, consignment.skipped)
     if not count:
         return fail("there was no DICOM file to send")
     left = sum(file.outcome not in _STORED for file in sent)
     if left:
-        return fail(f"{left:,} of {count:,} files were not stored: {_commonest(sent)}")
+        return fail(f"not stored: {left:,} of {counted(count, 'file')}; {_commonest(sent)}")
     return ExitCode.DONE
 
 

@@ -14,6 +14,7 @@ from domain.lifecycle import BatchState
 from services.report_status import Failure, InstanceStatus, Overview, StudyState, StudyStatus
 
 _LATEST = 20
+_CONFLICTS = "What is in conflict, and why: `ahi-storescp failures --conflicts`"
 
 
 def show_overview(screen: Screen, overview: Overview, since: datetime) -> None:
@@ -48,7 +49,7 @@ def show_overview(screen: Screen, overview: Overview, since: datetime) -> None:
     if overview.failed or overview.batches.get(BatchState.FAILED):
         screen.line("What failed, and why: `ahi-storescp failures`", "red")
     if any(study.state is StudyState.CONFLICT or study.conflicts for study in overview.studies):
-        screen.line("What is in conflict, and why: `ahi-storescp failures --conflicts`", "magenta")
+        screen.line(_CONFLICTS, "magenta")
 
 
 def _batch_count(overview: Overview, which: BatchState) -> Cell:
@@ -135,6 +136,9 @@ def show_study(screen: Screen, study: StudyStatus, instances: Sequence[InstanceS
     )
     screen.line()
     show_instances(screen, instances)
+    if study.state is StudyState.CONFLICT or study.conflicts:
+        screen.line()
+        screen.line(_CONFLICTS, "magenta")
 
 
 def show_instances(screen: Screen, instances: Sequence[InstanceStatus]) -> None:

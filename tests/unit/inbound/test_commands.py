@@ -107,6 +107,10 @@ def test_study_shows_every_instance_and_a_japanese_name(line: CommandLine) -> No
     assert "frame count differs" in result.stdout
 
 
+def test_a_study_in_conflict_names_where_the_reasons_are(line: CommandLine) -> None:
+    assert "ahi-storescp failures --conflicts" in line.run("study", STUDY.value).stdout
+
+
 def test_study_json_holds_the_instances(line: CommandLine) -> None:
     shown = line.json("study", STUDY.value)
     assert shown["patient_name"] == "山田^太郎"
@@ -175,8 +179,9 @@ def test_an_argument_that_cannot_be_right_ends_with_2(line: CommandLine, argumen
 
 
 def test_wrong_settings_end_with_2_and_name_each(line: CommandLine) -> None:
-    result = line.run("status", "--profile", "cloud", "--log-level", "loud")
+    result = line.run("status", "--profile", "cloud", "--log-level", "loud", "--data-dir", "")
     assert result.exit_code == 2
+    assert "--data-dir is ''" in result.stderr
     assert "'cloud'" in result.stderr
     assert "'loud'" in result.stderr
 
@@ -254,7 +259,7 @@ def test_recover_ends_with_1_when_what_it_carried_failed(line: CommandLine) -> N
     line.application.carry = lambda batch: batch.failed("no access")
     result = line.run("recover")
     assert result.exit_code == 1
-    assert "1 instances were not imported" in result.stderr
+    assert "not imported: 1 instance;" in result.stderr
 
 
 def test_reconcile_tells_what_it_did(line: CommandLine) -> None:
