@@ -267,7 +267,10 @@ class Settings:
     )
     maximum_pdu_size: int = _setting("131072", *_integer(4096, 1048576), "Largest PDU we take, in bytes.", serve=True)
     maximum_object_bytes: int = _setting(
-        "4 GB", *_size(1, 10 * GB), "Largest object we take; HealthImaging may refuse larger ones than 4 GB.", serve=True
+        "4 GB",
+        *_size(1, 10 * GB),
+        "Largest object we take; HealthImaging may refuse larger ones than 4 GB.",
+        serve=True,
     )
     memory_budget: int = _setting(
         "512 MiB",
