@@ -75,7 +75,15 @@ def receive_until_stopped(
     with stop_signals(hurrying) as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
         receiver = Receiver(settings, use_cases, tuple(chores), drafts, on_load)
         port = receiver.start()
-        announce(Listening(host=settings.host, port=port, ae_title=settings.ae_title, keeps_in=keeps_in))
+        announce(
+            Listening(
+                host=settings.host,
+                port=port,
+                ae_title=settings.ae_title,
+                keeps_in=keeps_in,
+                is_plain=settings.plain,
+            )
+        )
         try:
             # A plain wait() would keep Python from running signal handlers on some systems.
             while not stopping.wait(1.0):

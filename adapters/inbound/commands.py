@@ -112,6 +112,9 @@ def _announce(screen: Screen, listening: Listening) -> None:
     called = "" if title == "STORESCP" else f" --called-ae-title {title}"
     screen.line(f"Listening on {listening.host} port {listening.port} as {listening.ae_title}; Ctrl-C stops.")
     screen.line(f"Everything is kept in {listening.keeps_in}")
+    if not listening.is_plain:
+        screen.line("Only TLS is taken there; docs/operations.md shows how to send a first image.")
+        return
     screen.line("Send a first image from another terminal:")
     screen.line(f"  storescu -aec {title} {here} {listening.port} image.dcm")
     screen.line(f"  {_program()} send {here} {listening.port} image.dcm{called}")

@@ -274,6 +274,13 @@ def test_serve_prints_the_line_that_sends_a_first_image(line: CommandLine) -> No
     assert line.built_from == {"port": "0", "require_called_ae_title": "true", "store_patient_identity": "false"}
 
 
+def test_serve_with_tls_alone_prints_no_line_that_would_fail(line: CommandLine) -> None:
+    line.application.listening = attrs.evolve(line.application.listening, is_plain=False)
+    result = line.run("serve")
+    assert "storescu" not in result.stdout
+    assert "docs/operations.md" in result.stdout
+
+
 def test_serve_that_cannot_start_ends_with_1(line: CommandLine) -> None:
     line.application.error = NotPossible("cannot listen on 0.0.0.0 port 104: Permission denied")
     assert line.run("serve").exit_code == 1
