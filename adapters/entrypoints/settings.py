@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -440,6 +441,7 @@ def read_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
 
     """
     values: dict[str, Any] = {}
+    bad: set[str] = set()
     problems: list[str] = []
     for shown in show_settings(options, environ):
         if shown.origin is Origin.DEFAULT:
@@ -451,28 +453,30 @@ def read_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         try:
             values[shown.name] = shown.rule.parse(_text(shown.name, options, environ))
         except (ValueError, KeyError, InvalidIdentifier):
+            bad.add(shown.name)
             problems.append(f"{spelled} is {shown.value!r}; allowed: {shown.rule.allowed}")
     problems.extend(_unknown(environ))
-    settings = None if problems else Settings(**values)
-    if settings is not None:
-        problems.extend(_contradictions(settings))
-    if settings is None or problems:
+    settings = Settings(**values)
+    problems.extend(_contradictions(settings, bad))
+    if problems:
         raise InvalidSettings(tuple(problems))
     return settings
 
 
-def _contradictions(settings: Settings) -> Iterator[str]:
-    """Name settings that are right alone and cannot work together."""
-    if settings.temporary_space < settings.maximum_object_bytes:
+def _contradictions(settings: Settings, bad: AbstractSet[str]) -> Iterator[str]:
+    """Name settings that are right alone and cannot work together; `bad` are the wrong ones, here at their defaults."""
+    if not bad & {"temporary_space", "maximum_object_bytes"} and (
+        settings.temporary_space < settings.maximum_object_bytes
+    ):
         yield (
             f"--temporary-space is {settings.temporary_space}; allowed: at least --maximum-object-bytes"
             f" ({settings.maximum_object_bytes})"
         )
     needed = {"off": (), "on": ("tls_certificate", "tls_key"), "mutual": ("tls_certificate", "tls_key", "tls_ca")}
     for name in needed[settings.tls]:
-        if not getattr(settings, name):
+        if name not in bad and not getattr(settings, name):
             yield f"{option_name(name)} is not set; --tls {settings.tls} needs it; allowed: {rules()[name].allowed}"
-    if settings.tls == "off" and not settings.plain:
+    if "tls" not in bad and settings.tls == "off" and not settings.plain:
         yield "--plain is 'false' and --tls is 'off': nothing would be listened on; allowed: one of them on"
 
 

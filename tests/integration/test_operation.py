@@ -207,9 +207,15 @@ def test_an_address_that_cannot_be_listened_on_is_told_with_the_remedy(tmp_path:
 
 
 def test_settings_that_contradict_each_other_are_all_named(tmp_path: Path) -> None:
-    done = run_command("serve", f"--data-dir={tmp_path}", "--tls=mutual", "--temporary-space=1 GB")
+    done = run_command("serve", f"--data-dir={tmp_path}", "--tls=mutual", "--temporary-space=1 GB", "--port=x")
     assert done.returncode == 2
-    for words in ("--tls-certificate is not set", "--tls-key is not set", "--tls-ca is not set", "--temporary-space"):
+    for words in (
+        "--port is 'x'",
+        "--tls-certificate is not set",
+        "--tls-key is not set",
+        "--tls-ca is not set",
+        "--temporary-space",
+    ):
         assert words in done.stderr
     done = run_command("serve", f"--data-dir={tmp_path}", "--plain=false")
     assert done.returncode == 2
