@@ -24,6 +24,7 @@ def build(settings: Settings) -> Application:
         from adapters.entrypoints.aws_application import AwsApplication
     except ModuleNotFoundError as error:
         raise NotPossible(
-            f"the profile aws needs the package {error.name}; install the extra: pip install 'ahi-storescp[aws]'"
+            f"the profile aws needs the package {error.name}; `make deploy` installs it, or:"
+            " .venv/bin/pip install --require-hashes -r requirements/aws.txt"
         ) from error
     return AwsApplication(settings)

@@ -36,6 +36,7 @@ import click
 
 from adapters.entrypoints.process import stop_signals
 from adapters.entrypoints.settings import read_settings, variable_name
+from adapters.entrypoints.shell_file import shell_file
 from adapters.outbound.clock import SystemClock
 from domain.errors import StoreScpError
 from domain.identifiers import DataStoreId
@@ -128,7 +129,7 @@ def run(wishes: Wishes, stopping: threading.Event) -> int:
         if receiver is None:
             return 0
         environment[variable_name("port")] = str(receiver.port)
-        stack.enter_context(_env_file(wishes.folder / "env", environment))
+        stack.enter_context(shell_file(wishes.folder / "env", environment))
         _tell(wishes, environment)
         while not stopping.wait(0.2):
             if receiver.process.poll() is not None:
@@ -358,53 +359,6 @@ def _data_store_id(folder: Path | None) -> DataStoreId:
     found = [] if folder is None or not folder.is_dir() else sorted(path.name for path in folder.iterdir())
     ids = [name for name in found if re.fullmatch(r"[0-9a-z]{32}", name)]
     return DataStoreId(ids[0] if ids else secrets.token_hex(16))
-
-
-@contextmanager
-def _env_file(path: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """Write the shell file at once, and remove it when the context ends."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(shell_file(path.parent, environment), encoding="utf-8")
-    fresh.replace(path)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def shell_file(folder: Path, environment: Mapping[str, str]) -> str:
-    """
-    Return what `. .cloud/env` reads: every variable, and our programs on PATH.
-
-    Args:
-        folder: where the file is; our programs are found from there, so that the project may be seen under another
-            path, as in a container.
-        environment: the variables.
-
-    """
-    # Behind the others: it holds DICOM clients of a library too, which would come before those of DCMTK.
-    programs = os.path.relpath(Path(sys.executable).parent, folder)
-    exports = "".join(f"export {name}={_quoted(value)}\n" for name, value in environment.items())
-    return f"""# Written by `make cloud`, and removed when it ends. Use it with: . .cloud/env
-# (a shell that cannot tell where this file is takes the folder it was written to)
-_cloud_folder={_quoted(str(folder))}
-if [ -n "${{BASH_SOURCE:-}}" ]; then
-  _cloud_folder=$(CDPATH= cd -- "$(dirname -- "$BASH_SOURCE")" && pwd)
-elif [ -n "${{ZSH_VERSION:-}}" ]; then
-  eval '_cloud_folder=${{${{(%):-%x}}:A:h}}'
-fi
-_cloud_programs=$(CDPATH= cd -- "$_cloud_folder"/{_quoted(programs)} && pwd)
-case ":$PATH:" in
-  *":$_cloud_programs:"*) ;;
-  *) export PATH="$PATH:$_cloud_programs" ;;
-esac
-unset _cloud_folder _cloud_programs AWS_PROFILE AWS_SESSION_TOKEN
-{exports}"""
-
-
-def _quoted(value: str) -> str:
-    """Quote for a shell, in single quotes always."""
-    return "'" + value.replace("'", "'\\''") + "'"
 
 
 def _tell(wishes: Wishes, environment: Mapping[str, str]) -> None:

@@ -9,18 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pydicom.data
 from rich.console import Console
 
-from adapters.entrypoints.cli import declare, surroundings
 from adapters.entrypoints.local import LocalProfile, open_local
 from adapters.entrypoints.receiver import Receiver
 from adapters.entrypoints.settings import read_settings
-from adapters.inbound.commands import build_commands
-from adapters.inbound.shell import Session
+from adapters.inbound.screen import Screen
+from adapters.inbound.tables import show_failures, show_overview
 from adapters.outbound.dicom_scu import send
 from services.report_status import Overview
 
@@ -52,17 +51,17 @@ def main() -> int:
                 overview = _follow(profile)
             receiver.stop()
             profile.workflow.stop()
-            for command in ("status", "failures"):
-                console.print(f"\n$ ahi-storescp {command}", markup=False)
-                build_commands(declare).main(
-                    [command, "--data-dir", folder],
-                    standalone_mode=False,
-                    obj=Session(surroundings=surroundings({})),
-                )
+            screen = Screen()
+            console.print("\n$ ahi-storescp status", markup=False)
+            show_overview(screen, overview, _since(profile))
+            if failures := list(profile.use_cases.report.failures()):
+                console.print("\n$ ahi-storescp failures", markup=False)
+                show_failures(screen, failures)
             console.print(
                 f"\n{sent} files were answered Success. They hold {overview.received} different instances, some of them"
                 f" in several encodings, of which the newest wins: {overview.imported} were imported,"
-                f" {overview.failed} failed with the reason above, {overview.pending} are pending."
+                f" {overview.failed} failed with the reason above, {overview.pending} are pending.",
+                highlight=False,
             )
             return 0 if overview.received and not overview.pending else 1
 
@@ -80,11 +79,15 @@ def _send(port: int, console: Console) -> int:
     return sum(result.is_stored for result in results)
 
 
+def _since(profile: LocalProfile) -> datetime:
+    return profile.clock.now() - timedelta(days=1)
+
+
 def _follow(profile: LocalProfile) -> Overview:
-    report, clock = profile.use_cases.report, profile.clock
+    report = profile.use_cases.report
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        overview = report.overview(clock.now() - timedelta(days=1))
+        overview = report.overview(_since(profile))
         if (overview.received and not overview.pending) or time.monotonic() > deadline:
             return overview
         time.sleep(0.25)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,7 @@ from adapters.outbound.local.data_store import EmbeddedDataStore
 from adapters.outbound.local.embedded_importer import EmbeddedImporter
 from adapters.outbound.local.file_results import FileResultsReader
 from adapters.outbound.local.file_staging import FileStagingArea
-from adapters.outbound.local.files import FileOperations
+from adapters.outbound.local.files import FileOperations, words_for
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks, hold_data_folder
 from adapters.outbound.local.sqlite_metadata import SqliteMetadataStore
 from adapters.outbound.local.thread_workflow import ThreadWorkflow
@@ -47,6 +48,7 @@ from domain.import_job import PollPolicy
 
 _RECOVER_SECONDS = 5.0
 _SWEEP_SECONDS = 3600.0
+_EXPIRE_SECONDS = 60.0  # often, so that a receiver that seldom runs an hour expires too
 _POLL = PollPolicy(seconds=0.5, steady_seconds=60.0, max_seconds=15.0)
 
 
@@ -100,11 +102,11 @@ class LocalProfile:
         return (
             Chore(name="imports.runner_failed", every_seconds=_RECOVER_SECONDS, do=self.runner.ensure),
             Chore(name="batches.recovery_failed", every_seconds=_RECOVER_SECONDS, do=self.use_cases.recover),
-            Chore(name="batches.sweep_failed", every_seconds=_SWEEP_SECONDS, do=self._sweep),
+            Chore(name="batches.sweep_failed", every_seconds=_SWEEP_SECONDS, do=self.use_cases.reconcile),
+            Chore(name="trash.expiry_failed", every_seconds=_EXPIRE_SECONDS, do=self._expire, is_awaited=False),
         )
 
-    def _sweep(self) -> None:
-        self.use_cases.reconcile()
+    def _expire(self) -> None:
         self.staging.expire((self.clock.now() - timedelta(days=self.settings.retention_days)).date())
 
 
@@ -120,27 +122,25 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
     folder = settings.data_dir.absolute()
     clock = SystemClock()
     lines = telemetry(settings.log_format, Level[settings.log_level.upper()], log, clock)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        data_store_id = _data_store_id(folder / "datastore")
-    except OSError as error:
-        raise NotPossible(
-            f"the data folder {folder} cannot be used: {error.strerror}; choose another --data-dir"
-        ) from error
     with ExitStack() as stack:
-        drafts = draft_room(settings)
-        staging = FileStagingArea(folder / "staging", FileOperations(), clock, room=drafts)
-        stack.callback(staging.close)
-        metadata = SqliteMetadataStore(folder / "metadata.sqlite3")
-        stack.callback(metadata.close)
-        quotas = Quotas(rate=settings.import_rate, burst=settings.import_burst, concurrency=settings.import_concurrency)
-        store = data_store(folder, data_store_id, quotas)
-        stack.callback(store.close)
-        runner = ImportRunner(folder, data_store_id)
-        stack.callback(runner.stop)
-        locks = OwnerLocks(folder / "locks")
-        owner = f"{os.getpid()}-{secrets.token_hex(4)}"
-        stack.enter_context(locks.hold(owner))
+        with _usable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            data_store_id = _data_store_id(folder / "datastore")
+            drafts = draft_room(settings)
+            staging = FileStagingArea(folder / "staging", FileOperations(), clock, room=drafts)
+            stack.callback(staging.close)
+            metadata = SqliteMetadataStore(folder / "metadata.sqlite3")
+            stack.callback(metadata.close)
+            quotas = Quotas(
+                rate=settings.import_rate, burst=settings.import_burst, concurrency=settings.import_concurrency
+            )
+            store = data_store(folder, data_store_id, quotas)
+            stack.callback(store.close)
+            runner = ImportRunner(folder, data_store_id)
+            stack.callback(runner.stop)
+            locks = OwnerLocks(folder / "locks")
+            owner = f"{os.getpid()}-{secrets.token_hex(4)}"
+            stack.enter_context(locks.hold(owner))
         carrier = Carrier(folder)
         stack.callback(carrier.release)
         workflow = ThreadWorkflow(
@@ -178,6 +178,21 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
         )
 
 
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """Say what to do about a data folder that cannot be opened."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        why = words_for(error) if isinstance(error, OSError) else str(error)
+        raise NotPossible(f"the data folder {folder} cannot be used: {why}; or choose another --data-dir") from error
+
+
+def is_data_folder(folder: Path) -> bool:
+    """Tell whether a receiver has used a folder, also where its table was lost."""
+    return any(folder.joinpath(name).exists() for name in ("datastore", "staging", "metadata.sqlite3"))
+
+
 @attrs.define
 class Carrier:
     """Whether this process is the one that carries batches; one process of a data folder is."""
@@ -197,6 +212,20 @@ class Carrier:
         except NotPossible:
             return False
         return True
+
+    def check(self) -> None:
+        """
+        Make sure that the data folder is still the one that this process has open.
+
+        Raises:
+            NotPossible: it was removed or replaced, so that another process may use what is there now.
+
+        """
+        if self._lock is not None and not self._lock.is_intact():
+            raise NotPossible(
+                f"the data folder {self._folder} was removed or replaced while in use, so nothing more can be kept in"
+                " it; bring it back if that was a mistake, then start the receiver again"
+            )
 
     def release(self) -> None:
         """Let another process become it."""

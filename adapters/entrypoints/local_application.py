@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from adapters.entrypoints.local import LocalProfile, open_local
+from adapters.entrypoints.local import LocalProfile, is_data_folder, open_local
 from adapters.entrypoints.process import receive_until_stopped
 from adapters.entrypoints.settings import Settings
 from adapters.inbound.application import Listening
@@ -76,6 +76,7 @@ class LocalApplication:
                 profile.chores(),
                 announce,
                 keeps_in=str(self._settings.data_dir.absolute()),
+                check=profile.carrier.check,
             )
         finally:
             profile.workflow.stop()
@@ -87,10 +88,11 @@ class LocalApplication:
 
     def _profile(self, *, is_receiver: bool = False) -> LocalProfile:
         if self._opened is None:
-            if not is_receiver and not self._settings.data_dir.is_dir():
+            folder = self._settings.data_dir
+            if not is_receiver and not is_data_folder(folder):
                 raise NotPossible(
-                    f"there is no data folder {self._settings.data_dir}; name the receiver's with --data-dir,"
-                    " or start one with `ahi-storescp serve`"
+                    f"{folder} is no data folder of a receiver; name one with --data-dir, or start a receiver with"
+                    " `ahi-storescp serve`"
                 )
             self._opened = self._stack.enter_context(open_local(self._settings))
         return self._opened

@@ -18,11 +18,13 @@ from adapters.outbound.draft_room import DraftRoom
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that is set by SIGTERM and SIGINT, and by nothing else."""
+def stop_signals(hurrying: threading.Event | None = None) -> Iterator[threading.Event]:
+    """Yield an event that is set by SIGTERM and SIGINT, and by nothing else; a SIGINT after that sets `hurrying`."""
     stopping = threading.Event()
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if hurrying is not None and stopping.is_set() and number == signal.SIGINT:
+            hurrying.set()
         stopping.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -58,21 +60,36 @@ def receive_until_stopped(
     *,
     keeps_in: str,
     on_load: Callable[[int], None] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """
     Receive until the process is told to stop, then finish; SIGHUP reads certificates anew.
+
+    `check` is called each second; what it raises ends receiving as a signal does, and is raised here afterwards.
 
     Raises:
         NotPossible: the address cannot be listened on.
 
     """
-    with stop_signals() as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
+    hurrying = threading.Event()
+    with stop_signals(hurrying) as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
         receiver = Receiver(settings, use_cases, tuple(chores), drafts, on_load)
         port = receiver.start()
-        announce(Listening(host=settings.host, port=port, ae_title=settings.ae_title, keeps_in=keeps_in))
-        # A plain wait() would keep Python from running signal handlers on some systems.
-        while not stopping.wait(1.0):
-            if reloading.is_set():
-                reloading.clear()
-                receiver.reload()
-        receiver.stop()
+        announce(
+            Listening(
+                host=settings.host,
+                port=port,
+                ae_title=settings.ae_title,
+                keeps_in=keeps_in,
+                is_plain=settings.plain,
+            )
+        )
+        try:
+            # A plain wait() would keep Python from running signal handlers on some systems.
+            while not stopping.wait(1.0):
+                check()
+                if reloading.is_set():
+                    reloading.clear()
+                    receiver.reload()
+        finally:
+            receiver.stop(hurrying)

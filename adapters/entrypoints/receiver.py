@@ -4,6 +4,7 @@ The receiver process: listen, close batches in time, recover what stalled, and s
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ _WATCH_SECONDS = 3600.0
 _ANSWER_SECONDS = 1.0
 _ANSWERERS = 4  # a peer that does not answer holds one up, not all
 _FORGET_SECONDS = 3600.0
+_TELL_AGAIN_SECONDS = 60.0  # what fails at each turn is told this often
 _COMMITMENTS_KEPT = timedelta(days=30)
 
 
@@ -221,8 +223,7 @@ class Receiver:
             self._server.start()
         except OSError as error:
             raise NotPossible(
-                f"cannot listen on {error.filename}: {error.strerror};"
-                " stop what uses it, or choose another --port or --tls-port"
+                f"cannot listen on {error.filename}: {error.strerror}; {_remedy(error, '--port or --tls-port')}"
             ) from error
         health_port = self._start_health()
         if self._tls is not None:
@@ -265,20 +266,27 @@ class Receiver:
             self._server.drain(0)
             raise NotPossible(
                 f"cannot listen on {self._settings.host} port {self._settings.health_port}: {error.strerror};"
-                " stop what uses it, or choose another --health-port"
+                f" {_remedy(error, '--health-port')}"
             ) from error
 
-    def stop(self) -> bool:
+    def stop(self, hurrying: threading.Event | None = None) -> bool:
         """
         Stop accepting, let associations finish within the grace period, close the open batch.
+
+        Args:
+            hurrying: set to end the grace period at once.
 
         Returns:
             False if the metadata store was away and the batch is left to recovery; nothing is lost then either.
 
         """
         telemetry = self._use_cases.ports.telemetry
-        telemetry.event("receiver.draining", grace_seconds=self._settings.grace_seconds)
-        self._server.drain(self._settings.grace_seconds)
+        telemetry.event(
+            "receiver.draining",
+            associations=self._server.totals().open_associations,
+            grace_seconds=self._settings.grace_seconds,
+        )
+        self._drain(hurrying)
         self._is_stopping.set()
         for thread in self._threads:
             thread.join()
@@ -290,6 +298,21 @@ class Receiver:
         telemetry.event("receiver.stopped")
         return is_closed
 
+    def _drain(self, hurrying: threading.Event | None) -> None:
+        is_drained = threading.Event()
+
+        def hurry() -> None:
+            while not is_drained.wait(_TICK_SECONDS):
+                if hurrying is not None and hurrying.is_set():
+                    self._server.drain(0)
+                    return
+
+        watching = threading.Thread(target=hurry, name="hurry", daemon=True)
+        watching.start()
+        self._server.drain(self._settings.grace_seconds)
+        is_drained.set()
+        watching.join()
+
     def _run_chore(self, chore: Chore) -> None:
         thread = threading.Thread(target=self._repeat, args=(chore,), name=chore.name, daemon=True)
         if chore.is_awaited:
@@ -297,11 +320,26 @@ class Receiver:
         thread.start()
 
     def _repeat(self, chore: Chore) -> None:
+        told, told_at = "", 0.0
         while not self._is_stopping.wait(chore.every_seconds):
             try:
                 chore.do()
             except Exception as error:  # noqa: BLE001  # a bug in a chore must not end receiving; it is told and tried again
-                self._use_cases.ports.telemetry.event(chore.name, error=type(error).__name__)
+                problem, now = type(error).__name__, time.monotonic()
+                if problem != told or now - told_at >= _TELL_AGAIN_SECONDS:
+                    told, told_at = problem, now
+                    self._use_cases.ports.telemetry.event(chore.name, error=problem)
+            else:
+                told = ""
+
+
+def _remedy(error: OSError, options: str) -> str:
+    """Say what to do about an address that cannot be listened on; `options` name the port."""
+    if error.errno == errno.EADDRINUSE:
+        return f"stop what uses it, or choose another {options}"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"ports below 1024 need a privilege: choose another {options}"
+    return "--host must be an address of this machine; 0.0.0.0 is all of them"
 
 
 def _tell_load(server: DicomServer, on_load: Callable[[int], None]) -> None:

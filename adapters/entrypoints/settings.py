@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,12 @@ def _matching(pattern: str) -> Callable[[str], str]:
     return parse
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise ValueError(text)  # it would be the current folder
+    return Path(text)
+
+
 _BUCKET = r"[a-z0-9][.\-a-z0-9]{1,61}[a-z0-9]"
 _URL = r"https?://[^\s/]+(/\S*)?"
 
@@ -153,9 +160,15 @@ class Settings:
         "local: files on this machine; aws: S3, DynamoDB, Step Functions and HealthImaging.",
     )
     data_dir: Path = _setting(
-        "./data", Path, "a folder", "Where the local profile keeps everything, and where temporary files go."
+        "./data", _folder, "a folder", "Where the local profile keeps everything, and where temporary files go."
     )
-    host: str = _setting("0.0.0.0", str, "an address of this machine", "Address to listen on.", serve=True)  # noqa: S104  # modalities are elsewhere
+    host: str = _setting(
+        "0.0.0.0",  # noqa: S104  # modalities are elsewhere
+        _matching(r"\S+"),
+        "an address of this machine",
+        "Address to listen on.",
+        serve=True,
+    )
     port: int = _setting("11112", *_integer(0, 65535), "TCP port to listen on; 0 takes a free one.", serve=True)
     plain: bool = _setting(
         "true", _boolean, "true or false", "Listen on --port without TLS; false leaves TLS alone.", serve=True
@@ -255,7 +268,10 @@ class Settings:
     )
     maximum_pdu_size: int = _setting("131072", *_integer(4096, 1048576), "Largest PDU we take, in bytes.", serve=True)
     maximum_object_bytes: int = _setting(
-        "4 GB", *_size(1, 10 * GB), "Largest object we take; HealthImaging takes no larger ones.", serve=True
+        "4 GB",
+        *_size(1, 10 * GB),
+        "Largest object we take; HealthImaging may refuse larger ones than 4 GB.",
+        serve=True,
     )
     memory_budget: int = _setting(
         "512 MiB",
@@ -425,6 +441,7 @@ def read_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
 
     """
     values: dict[str, Any] = {}
+    bad: set[str] = set()
     problems: list[str] = []
     for shown in show_settings(options, environ):
         if shown.origin is Origin.DEFAULT:
@@ -436,28 +453,30 @@ def read_settings(options: Mapping[str, str | None], environ: Mapping[str, str])
         try:
             values[shown.name] = shown.rule.parse(_text(shown.name, options, environ))
         except (ValueError, KeyError, InvalidIdentifier):
+            bad.add(shown.name)
             problems.append(f"{spelled} is {shown.value!r}; allowed: {shown.rule.allowed}")
     problems.extend(_unknown(environ))
-    settings = None if problems else Settings(**values)
-    if settings is not None:
-        problems.extend(_contradictions(settings))
-    if settings is None or problems:
+    settings = Settings(**values)
+    problems.extend(_contradictions(settings, bad))
+    if problems:
         raise InvalidSettings(tuple(problems))
     return settings
 
 
-def _contradictions(settings: Settings) -> Iterator[str]:
-    """Name settings that are right alone and cannot work together."""
-    if settings.temporary_space < settings.maximum_object_bytes:
+def _contradictions(settings: Settings, bad: AbstractSet[str]) -> Iterator[str]:
+    """Name settings that are right alone and cannot work together; `bad` are the wrong ones, here at their defaults."""
+    if not bad & {"temporary_space", "maximum_object_bytes"} and (
+        settings.temporary_space < settings.maximum_object_bytes
+    ):
         yield (
             f"--temporary-space is {settings.temporary_space}; allowed: at least --maximum-object-bytes"
             f" ({settings.maximum_object_bytes})"
         )
     needed = {"off": (), "on": ("tls_certificate", "tls_key"), "mutual": ("tls_certificate", "tls_key", "tls_ca")}
     for name in needed[settings.tls]:
-        if not getattr(settings, name):
+        if name not in bad and not getattr(settings, name):
             yield f"{option_name(name)} is not set; --tls {settings.tls} needs it; allowed: {rules()[name].allowed}"
-    if settings.tls == "off" and not settings.plain:
+    if "tls" not in bad and settings.tls == "off" and not settings.plain:
         yield "--plain is 'false' and --tls is 'off': nothing would be listened on; allowed: one of them on"
 
 

@@ -30,6 +30,7 @@ class Listening:
         host: the address it is bound to.
         port: the port it really has, also where port 0 was asked for.
         keeps_in: the data folder, or the data store.
+        is_plain: whether the port is without TLS.
 
     """
 
@@ -37,6 +38,7 @@ class Listening:
     port: int
     ae_title: AeTitle
     keeps_in: str
+    is_plain: bool = True
 
 
 class Application(Protocol):

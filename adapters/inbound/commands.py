@@ -19,7 +19,7 @@ import click
 
 from adapters.inbound import json_output
 from adapters.inbound.application import Application, Listening, ShownSettings
-from adapters.inbound.formats import state
+from adapters.inbound.formats import counted, state
 from adapters.inbound.peer_commands import PEER_COMMANDS
 from adapters.inbound.questions import QUESTIONS, as_json
 from adapters.inbound.screen import Cell, Column, Screen, progress_bar
@@ -78,11 +78,11 @@ It is not a medical device and not for diagnosis.
 _EPILOG = """
 \b
 Start here:
-  ahi-storescp serve                              receive, with everything in ./data
-  ahi-storescp send localhost 11112 image.dcm     send a first image
-  ahi-storescp status                             what arrived, and what became of it
+  ahi-storescp serve                           receive, with all in ./data
+  ahi-storescp send localhost 11112 image.dcm  send a first image
+  ahi-storescp status                          what became of what arrived
 
-Exit codes: 0 done; 1 something failed, was refused or is unknown; 2 wrong use or settings.
+Exit codes: 0 done; 1 something failed, was refused or is unknown; 2 wrong use or settings; 130 stopped by Ctrl-C.
 """
 
 
@@ -98,6 +98,7 @@ def serve(session: Session) -> None:
     Receive instances until told to stop (Ctrl-C, SIGTERM).
 
     Stopping: no new associations, the open ones may finish within the grace period, then the batch is closed.
+    A second Ctrl-C ends the grace period.
 
     Each option is a setting, and has a variable: --port is STORESCP_PORT. An option beats a variable.
     """
@@ -111,6 +112,9 @@ def _announce(screen: Screen, listening: Listening) -> None:
     called = "" if title == "STORESCP" else f" --called-ae-title {title}"
     screen.line(f"Listening on {listening.host} port {listening.port} as {listening.ae_title}; Ctrl-C stops.")
     screen.line(f"Everything is kept in {listening.keeps_in}")
+    if not listening.is_plain:
+        screen.line("Only TLS is taken there; docs/operations.md shows how to send a first image.")
+        return
     screen.line("Send a first image from another terminal:")
     screen.line(f"  storescu -aec {title} {here} {listening.port} image.dcm")
     screen.line(f"  {_program()} send {here} {listening.port} image.dcm{called}")
@@ -174,7 +178,7 @@ def retry(session: Session, batch_id: BatchId, *, as_json: bool) -> int:
     if batch.state is BatchState.FAILED:
         return fail(f"batch {batch_id} failed again: {batch.reason or 'no reason was recorded'}")
     if failed:
-        return fail(f"{failed:,} instances failed again; `ahi-storescp batch {batch_id}` tells why")
+        return fail(f"{counted(failed, 'instance')} failed again; `ahi-storescp batch {batch_id}` tells why")
     return ExitCode.DONE
 
 
@@ -248,7 +252,7 @@ def _failed(application: Application, carried: Sequence[Batch] | None) -> int:
 
 def _judge(failed: int) -> int:
     if failed:
-        return fail(f"{failed:,} instances were not imported; `ahi-storescp failures` tells why")
+        return fail(f"not imported: {counted(failed, 'instance')}; `ahi-storescp failures` tells why")
     return ExitCode.DONE
 
 
@@ -262,7 +266,7 @@ def _tell_carried(screen: Screen, carried: Sequence[Batch] | None) -> None:
 def show_settings(screen: Screen, shown: ShownSettings) -> None:
     """Show every setting with its value and where that came from."""
     screen.table(
-        [Column("Option"), Column("Value"), Column("From"), Column("What it does", wraps=True)],
+        [Column("Option"), Column("Value"), Column("From"), Column("What it does", wraps=True, is_long=True)],
         [
             [
                 setting.option,

@@ -47,6 +47,11 @@ def size(count: int) -> str:
     return f"{value:.1f} TB"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 instance, 2 instances."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def state(text: str) -> Cell:
     """Return a state in its colour."""
     return Cell(text, _STYLES.get(text, ""))

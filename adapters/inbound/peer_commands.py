@@ -13,10 +13,10 @@ import click
 
 from adapters.inbound import json_output
 from adapters.inbound.application import Consignment, Scu, SentFile, SkippedFile
-from adapters.inbound.formats import dimse_status, state
+from adapters.inbound.formats import counted, dimse_status, state
 from adapters.inbound.questions import as_json
 from adapters.inbound.screen import Column, Row, Screen, progress_bar
-from adapters.inbound.shell import AE_TITLE, Command, ExitCode, Session, examples, fail
+from adapters.inbound.shell import AE_TITLE, PORT, Command, ExitCode, Session, examples, fail
 
 _STORED = frozenset({"stored", "warning"})
 
@@ -51,7 +51,7 @@ def _peer(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TITLE",
             help="The AE title of the receiver.",
         ),
-        click.argument("port", type=click.IntRange(1, 65535)),
+        click.argument("port", type=PORT),
         click.argument("host"),
     ):
         command = decorate(command)
@@ -82,9 +82,7 @@ def echo(session: Session, /, host: str, port: int, *, as_json: bool, **peer: An
 
 @click.command(
     cls=Command,
-    epilog=examples(
-        "send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS --calling-ae-title CT1"
-    ),
+    epilog=examples("send localhost 11112 image.dcm", "send 10.0.0.5 104 /media/cdrom --called-ae-title PACS"),
 )
 @_peer
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(exists=True, path_type=Path))
@@ -109,20 +107,22 @@ def send(
     consignment = _find(session.surroundings.open_scu(host=host, port=port, **peer), paths)
     count = len(consignment.files)
     sent: list[SentFile] = []
-    with progress_bar("Sending") as progress:
-        progress(0, count)
-        for result in consignment.send():
-            sent.append(result)
-            progress(len(sent), count)
-    if as_json:
-        session.screen.json(json_output.send_json(sent, consignment.skipped))
-    else:
-        show_sent(session.screen, sent, consignment.skipped)
+    try:
+        with progress_bar("Sending") as progress:
+            progress(0, count)
+            for result in consignment.send():
+                sent.append(result)
+                progress(len(sent), count)
+    finally:  # after a Ctrl-C too: what was sent was sent
+        if as_json:
+            session.screen.json(json_output.send_json(sent, consignment.skipped))
+        elif sent or consignment.skipped:
+            show_sent(session.screen, sent, consignment.skipped)
     if not count:
         return fail("there was no DICOM file to send")
     left = sum(file.outcome not in _STORED for file in sent)
     if left:
-        return fail(f"{left:,} of {count:,} files were not stored: {_commonest(sent)}")
+        return fail(f"not stored: {left:,} of {counted(count, 'file')}; {_commonest(sent)}")
     return ExitCode.DONE
 
 
@@ -144,7 +144,15 @@ def show_sent(screen: Screen, sent: Sequence[SentFile], skipped: Sequence[Skippe
             [state(str(file.outcome)), dimse_status(file.status), str(file.path), file.comment] for file in remarkable
         ]
         rows += [[state("skipped"), "", str(file.path), file.reason] for file in skipped]
-        screen.table([Column("Outcome"), Column("Status"), Column("File"), Column("Why", wraps=True)], rows)
+        screen.table(
+            [
+                Column("Outcome"),
+                Column("Status"),
+                Column("File", is_long=True),
+                Column("Why", wraps=True, is_long=True),
+            ],
+            rows,
+        )
         screen.line()
     counts = Counter((str(file.outcome), dimse_status(file.status)) for file in sent)
     counts.update({("skipped", ""): len(skipped)} if skipped else {})

@@ -1,7 +1,8 @@
 """
 The screen: text, tables and JSON on standard output; nothing from outside can steer the terminal.
 
-On a terminal there are colours, and wide tables become one block per row rather than lose a character.
+On a terminal there are colours, and a table that is too wide puts its long columns below each row, or becomes one
+block per row, rather than lose or break a character.
 Elsewhere lines are as long as they need to be.
 """
 
@@ -20,12 +21,14 @@ import attrs
 from rich import box
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 _ENDLESS = 1_000_000  # columns of a place that is no terminal
 _WRAP_AT_LEAST = 30  # narrower columns of prose cannot be read
+_BELOW = (0, 0, 0, 2)  # how lines below a row are set in
 _JOINERS = "\u200c\u200d"  # invisible, and part of how Persian and Indic names are written
 
 
@@ -49,12 +52,14 @@ class Column:
     Attributes:
         is_number: aligned to the right.
         wraps: prose that may be wrapped on a terminal.
+        is_long: goes to a line of its own below the row where the terminal is too narrow; the last such column first.
 
     """
 
     title: str
     is_number: bool = False
     wraps: bool = False
+    is_long: bool = False
 
 
 @attrs.frozen
@@ -92,22 +97,44 @@ class Screen:
             table.add_row(Text(name), _cell(value).rendered())
         self._show(table)
 
-    def table(self, columns: Sequence[Column], rows: Sequence[Row], *, style: str = "") -> None:
-        """Write a table; where it does not fit the terminal, a block of lines for each row."""
+    def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        """Write a table; where it does not fit the terminal, with its long columns below, or as blocks of lines."""
         console = _console(sys.stdout, is_terminal=sys.stdout.isatty())
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, style=style, header_style="bold")
-        for column in columns:
-            table.add_column(
-                Text(column.title),
-                justify="right" if column.is_number else "left",
-                no_wrap=not column.wraps,
-                overflow="fold",
-            )
-        for row in rows:
-            table.add_row(*(_cell(value).rendered() for value in row))
-        if _least_width(table, columns, rows, console) <= console.width:
-            self._show(table)
-            return
+        beside = list(range(len(columns)))
+        below: list[int] = []
+        while _least_width(columns, rows, beside, console) > console.width:
+            last = next((index for index in reversed(beside) if columns[index].is_long), None)
+            if last is None:
+                self._blocks(columns, rows)
+                return
+            beside.remove(last)
+            below.insert(0, last)
+        if below:
+            self._table_with_lines(columns, rows, beside, below)
+        else:
+            self._show(_table(columns, rows, beside))
+
+    def _table_with_lines(
+        self, columns: Sequence[Column], rows: Sequence[Row], beside: Sequence[int], below: Sequence[int]
+    ) -> None:
+        """Write a table whose rows are followed by lines of their own for the columns `below`."""
+        head, rule, *lines = self._rendered(_table(columns, rows, beside)).splitlines()
+        self._write(f"{head}\n")
+        for index in below:
+            self._show(Padding(Text(columns[index].title, style="bold"), _BELOW))
+        self._write(f"{rule}\n")
+        for line, row in zip(lines, rows, strict=True):
+            self._write(f"{line}\n")
+            for index in below:
+                text = _cell(row[index]).rendered()
+                if not text.plain:
+                    continue
+                if columns[index].wraps:
+                    self._show(Padding(text, _BELOW))
+                else:
+                    self._show(Text("  ") + text)  # in one piece, to be copied
+
+    def _blocks(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
         for row in rows:
             self.pairs([(column.title, value) for column, value in zip(columns, row, strict=True) if _cell(value).text])
             self.line()
@@ -119,9 +146,12 @@ class Screen:
         self._write("")
 
     def _show(self, renderable: RenderableType) -> None:
+        self._write(self._rendered(renderable))
+
+    def _rendered(self, renderable: RenderableType) -> str:
         buffer = StringIO()
         _console(buffer, is_terminal=sys.stdout.isatty()).print(renderable, soft_wrap=isinstance(renderable, Text))
-        self._write("".join(line.rstrip(" ") + "\n" for line in buffer.getvalue().splitlines()))
+        return "".join(line.rstrip(" ") + "\n" for line in buffer.getvalue().splitlines())
 
     def _write(self, text: str) -> None:
         try:
@@ -135,12 +165,28 @@ def _cell(value: str | Cell) -> Cell:
     return value if isinstance(value, Cell) else Cell(value)
 
 
-def _least_width(table: Table, columns: Sequence[Column], rows: Sequence[Row], console: Console) -> int:
-    """Return the width below which a table would lose or break something that is not prose."""
+def _table(columns: Sequence[Column], rows: Sequence[Row], shown: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for index in shown:
+        column = columns[index]
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.is_number else "left",
+            no_wrap=not column.wraps,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(_cell(row[index]).rendered() for index in shown))
+    return table
+
+
+def _least_width(columns: Sequence[Column], rows: Sequence[Row], shown: Sequence[int], console: Console) -> int:
+    """Return the width below which a table of the columns `shown` would lose or break something that is not prose."""
+    table = _table(columns, rows, shown)
     widest = Measurement.get(console, console.options.update(width=_ENDLESS), table).maximum
-    for index, column in enumerate(columns):
-        if column.wraps:
-            widths = [len(column.title), *(_cell(row[index]).rendered().cell_len for row in rows)]
+    for index in shown:
+        if columns[index].wraps:
+            widths = [len(columns[index].title), *(_cell(row[index]).rendered().cell_len for row in rows)]
             widest -= max(0, max(widths) - _WRAP_AT_LEAST)
     return widest
 

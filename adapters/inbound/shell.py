@@ -101,7 +101,8 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Arguments stand in the first line, and the text says what they are; click gives them empty rows.
+            if record is not None and record[1]:
                 sections.setdefault(getattr(parameter, "heading", "Options"), []).append(record)
         for heading, records in sections.items():
             if records:
@@ -126,6 +127,9 @@ class Cli(click.Group):
         code: int
         try:
             code = int(super().main(args, standalone_mode=False, **extra) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = ExitCode.WRONG_USE
         except click.ClickException as error:
             code = _say_wrong_use(error)
         except InvalidSettings as error:
@@ -202,6 +206,16 @@ class _Identifier(click.ParamType[Any]):
             self.fail(f"{clean(value)!r}: {error.rule}", param, ctx)
 
 
+class _Port(click.IntRange):
+    """A TCP port that can be connected to."""
+
+    name = "port number"
+
+    def __init__(self) -> None:
+        super().__init__(1, 65535)
+
+
+PORT = _Port()
 UID = _Identifier("uid", lambda text: Uid.parse(text.strip()))
 BATCH = _Identifier("batch", lambda text: BatchId(text.strip()))
 AE_TITLE = _Identifier("ae title", AeTitle.parse)

@@ -14,6 +14,7 @@ from domain.lifecycle import BatchState
 from services.report_status import Failure, InstanceStatus, Overview, StudyState, StudyStatus
 
 _LATEST = 20
+_CONFLICTS = "What is in conflict, and why: `ahi-storescp failures --conflicts`"
 
 
 def show_overview(screen: Screen, overview: Overview, since: datetime) -> None:
@@ -48,7 +49,7 @@ def show_overview(screen: Screen, overview: Overview, since: datetime) -> None:
     if overview.failed or overview.batches.get(BatchState.FAILED):
         screen.line("What failed, and why: `ahi-storescp failures`", "red")
     if any(study.state is StudyState.CONFLICT or study.conflicts for study in overview.studies):
-        screen.line("What is in conflict, and why: `ahi-storescp failures --conflicts`", "magenta")
+        screen.line(_CONFLICTS, "magenta")
 
 
 def _batch_count(overview: Overview, which: BatchState) -> Cell:
@@ -66,7 +67,7 @@ def show_counts(screen: Screen, studies: Sequence[StudyStatus]) -> None:
             Column("Failed", is_number=True),
             Column("Pending", is_number=True),
             Column("Last received"),
-            Column("Study Instance UID"),
+            Column("Study Instance UID", is_long=True),
         ],
         [
             [
@@ -92,9 +93,9 @@ def show_studies(screen: Screen, studies: Sequence[StudyStatus]) -> None:
             Column("Last received"),
             Column("Study date"),
             Column("Modality"),
-            Column("Accession"),
-            Column("Description", wraps=True),
-            Column("Study Instance UID"),
+            Column("Accession", is_long=True),
+            Column("Description", wraps=True, is_long=True),
+            Column("Study Instance UID", is_long=True),
         ],
         [
             [
@@ -135,6 +136,9 @@ def show_study(screen: Screen, study: StudyStatus, instances: Sequence[InstanceS
     )
     screen.line()
     show_instances(screen, instances)
+    if study.state is StudyState.CONFLICT or study.conflicts:
+        screen.line()
+        screen.line(_CONFLICTS, "magenta")
 
 
 def show_instances(screen: Screen, instances: Sequence[InstanceStatus]) -> None:
@@ -142,11 +146,11 @@ def show_instances(screen: Screen, instances: Sequence[InstanceStatus]) -> None:
     screen.table(
         [
             Column("State"),
-            Column("SOP Instance UID"),
+            Column("SOP Instance UID", is_long=True),
             Column("Batch"),
-            Column("Image set"),
+            Column("Image set", is_long=True),
             Column("Version", is_number=True),
-            Column("Remarks", wraps=True),
+            Column("Remarks", wraps=True, is_long=True),
         ],
         [
             [
@@ -205,12 +209,12 @@ def show_batches(screen: Screen, batches: Sequence[Batch]) -> None:
     screen.table(
         [
             Column("State"),
-            Column("Batch"),
+            Column("Batch", is_long=True),
             Column("Opened"),
             Column("Files", is_number=True),
             Column("Size", is_number=True),
             Column("Attempt", is_number=True),
-            Column("Reason", wraps=True),
+            Column("Reason", wraps=True, is_long=True),
         ],
         [
             [
@@ -253,7 +257,12 @@ def show_batch(screen: Screen, batch: Batch, instances: Sequence[InstanceStatus]
 def show_failures(screen: Screen, failures: Sequence[Failure]) -> None:
     """Show what failed or is in conflict; a batch that failed as a whole has no UIDs."""
     screen.table(
-        [Column("Batch"), Column("Study Instance UID"), Column("SOP Instance UID"), Column("Reason", wraps=True)],
+        [
+            Column("Batch"),
+            Column("Study Instance UID", is_long=True),
+            Column("SOP Instance UID", is_long=True),
+            Column("Reason", wraps=True, is_long=True),
+        ],
         [
             [
                 failure.batch.value,

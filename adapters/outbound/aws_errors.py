@@ -144,6 +144,8 @@ def metadata_errors(table: str) -> Iterator[None]:
         if fault is None:
             raise
         advice = "" if fault is Fault.TEMPORARY else "; check that it exists and that this role may use it"
+        if isinstance(error, NoCredentialsError):
+            advice = "; sign in to AWS (aws sso login, AWS_PROFILE), or give this process a role"
         raise MetadataUnavailable(
             f"the metadata table {table} cannot be used now: {describe(error)}{advice}"
         ) from error

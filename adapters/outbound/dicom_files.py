@@ -120,16 +120,22 @@ def sendable(file: DicomFile) -> Iterator[Path]:
 
 def _walk(path: Path) -> Iterator[Path | SkippedFile]:
     if not path.is_dir():
-        yield path
+        yield _regular(path)
         return
     problems: list[OSError] = []
     for folder, folders, names in os.walk(path, onerror=problems.append):
         folders.sort()
         for name in sorted(names):
-            entry = Path(folder, name)
-            yield entry if entry.is_file() else SkippedFile(path=entry, reason="not a regular file")
+            yield _regular(Path(folder, name))
     for problem in problems:
         yield SkippedFile(path=Path(problem.filename or path), reason=f"cannot be read: {problem.strerror or problem}")
+
+
+def _regular(path: Path) -> Path | SkippedFile:
+    """Return a file that can be read to its end; a pipe, for one, would be waited for."""
+    if path.is_file() or not path.exists():
+        return path  # what is gone has its own reason
+    return SkippedFile(path=path, reason="not a regular file")
 
 
 def _read(path: Path, file: BinaryIO) -> DicomFile | SkippedFile:

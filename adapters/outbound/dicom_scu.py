@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ import attrs
 from pydicom.uid import UID
 from pynetdicom import _config, build_context, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made when the module is loaded
 
@@ -107,6 +109,10 @@ class _NoAssociation(Exception):
     """No association came about; the text says why. It never leaves this module."""
 
 
+class _NothingTaken(_NoAssociation):
+    """The receiver accepted none of the presentation contexts."""
+
+
 @attrs.frozen(kw_only=True)
 class PynetdicomScu:
     """
@@ -176,6 +182,10 @@ class PynetdicomScu:
             while left and not refused:
                 try:
                     dialogue = self._associate([build_context(*pair) for pair in dict.fromkeys(map(_pair, left))])
+                except _NothingTaken:
+                    yield from map(_not_taken, left)
+                    left = ()
+                    break
                 except _NoAssociation as error:
                     refused = str(error)
                     break
@@ -239,6 +249,7 @@ class PynetdicomScu:
         for *_, address in addresses:
             began = time.monotonic()
             opened: list[evt.Event] = []
+            rejections: list[A_ASSOCIATE_RJ] = []
             entity = Requestor(self.calling.value)
             entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = self.timeout_seconds
             entity.network_timeout = max(60.0, self.timeout_seconds)
@@ -248,34 +259,40 @@ class PynetdicomScu:
                 contexts=contexts,
                 ae_title=self.called.value,
                 max_pdu=_OUR_MAX_PDU,
-                evt_handlers=[(evt.EVT_CONN_OPEN, opened.append)],
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, opened.append),
+                    (evt.EVT_PDU_RECV, partial(_note_rejection, rejections)),
+                ],
             )
             if association.is_established:
                 return _Dialogue(_tuned(association, self.timeout_seconds), entity)
             entity.hang_up(association)
             if opened:
-                raise _NoAssociation(self._unestablished(association, time.monotonic() - began))
+                raise self._unestablished(association, rejections, time.monotonic() - began)
         raise _NoAssociation(self._unconnected(self._why_unconnected(time.monotonic() - began)))
 
-    def _unestablished(self, association: Association, seconds: float) -> str:
-        answer = association.acceptor.primitive
-        if association.is_rejected and answer is not None:
-            permanence = "rejected" if answer.result == 1 else "rejected for now"
+    def _unestablished(
+        self, association: Association, rejections: Sequence[A_ASSOCIATE_RJ], seconds: float
+    ) -> _NoAssociation:
+        for rejection in rejections:
+            permanence = "rejected" if rejection.result == 1 else "rejected for now"
             words = rejection_words(
-                answer.result_source or 0,
-                answer.diagnostic or 0,
+                rejection.source or 0,
+                rejection.reason_diagnostic or 0,
                 calling=self.calling.value,
                 called=self.called.value,
             )
-            return f"association {permanence}: {words}"
+            return _NoAssociation(f"association {permanence}: {words}")
         if association.rejected_contexts:
-            return "the receiver takes none of the kinds (SOP class and transfer syntax) that were proposed"
+            return _NothingTaken(
+                "the receiver takes none of the kinds (SOP class and transfer syntax) that were proposed"
+            )
         if seconds >= self.timeout_seconds:
-            return (
+            return _NoAssociation(
                 f"{self.host} port {self.port} took the connection and did not answer"
                 f" within {self.timeout_seconds:g} s: is it a DICOM receiver, and one that expects no TLS?"
             )
-        return (
+        return _NoAssociation(
             f"{self.host} port {self.port} ended the connection without an answer: is it a DICOM receiver, one that"
             f" expects no TLS, and may calling AE title {self.calling} connect to it?"
         )
@@ -392,6 +409,16 @@ def _tuned(association: Association, timeout_seconds: float) -> Association:
         with suppress(OSError):
             connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
+
+
+def _note_rejection(noted: list[A_ASSOCIATE_RJ], event: evt.Event) -> None:
+    """
+    Keep an A-ASSOCIATE-RJ as it arrives.
+
+    pynetdicom itself takes one that comes quickly, together with the end of the connection, for no connection at all.
+    """
+    if isinstance(event.pdu, A_ASSOCIATE_RJ):
+        noted.append(event.pdu)
 
 
 def _groups(files: Sequence[DicomFile]) -> Iterator[list[DicomFile]]:

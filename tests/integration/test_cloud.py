@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 import pytest
 
-from adapters.entrypoints.cloud import shell_file
+from adapters.entrypoints.shell_file import shell_text
 from tests.serving import a_data_set, clean_environment
 
 pytestmark = [pytest.mark.aws, pytest.mark.slow]
@@ -210,7 +210,7 @@ def test_the_shell_file_works_in_every_shell_and_from_another_folder(tmp_path: P
     folder = tmp_path / ".cloud"
     folder.mkdir()
     value = 'it\'s $HOME and `more` "of" it\\'
-    (folder / "env").write_text(shell_file(folder, {"STORESCP_AE_TITLE": value}))
+    (folder / "env").write_text(shell_text(folder, {"STORESCP_AE_TITLE": value}))
 
     done = subprocess.run(
         [program, "-euc", f'. {folder}/env; . {folder}/env; printf \'%s\\n\' "$STORESCP_AE_TITLE" "$PATH"'],

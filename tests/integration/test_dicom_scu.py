@@ -145,6 +145,33 @@ def test_a_rejection_says_what_to_change(tmp_path: Path, settings: dict[str, Any
     assert [(file.outcome, file.comment) for file in sent] == [(SendOutcome.NOT_SENT, problem)] * 2
 
 
+def test_a_rejection_that_comes_with_the_end_of_the_connection_is_understood() -> None:
+    rounds = 20
+
+    def reject(listener: socket.socket) -> None:
+        for _ in range(rounds):
+            connected, _ = listener.accept()
+            with connected:
+                connected.recv(65536)
+                connected.sendall(bytes.fromhex("0300 00000004 00 01 01 03"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rejecting = threading.Thread(target=reject, args=(listener,))
+        rejecting.start()
+        problems = {a_scu(listener.getsockname()[1]).echo().problem for _ in range(rounds)}
+        rejecting.join()
+    (problem,) = problems
+    assert problem is not None
+    assert "does not accept the calling AE title CT1" in problem
+
+
+def test_a_receiver_that_takes_nothing_of_it_is_told_with_the_kind_of_each_file(tmp_path: Path) -> None:
+    with a_receiver([], contexts=[("1.2.840.10008.5.1.4.1.1.4", [ExplicitVRLittleEndian])]) as port:
+        (sent,) = a_scu(port).gather([a_file(tmp_path, 1)]).send()
+    assert (sent.outcome, sent.status) == (SendOutcome.REFUSED, None)
+    assert sent.comment == "the receiver does not take CT Image Storage in transfer syntax Explicit VR Little Endian"
+
+
 def test_an_association_that_one_file_ends_is_opened_again_for_the_rest(tmp_path: Path) -> None:
     seen: list[str] = []
 

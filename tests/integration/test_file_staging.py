@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -447,3 +448,15 @@ def test_a_killed_process_lets_go_and_the_next_is_told_who_holds(tmp_path: Path)
         with pytest.raises(NotPossible, match=str(os.getpid())):
             hold_data_folder(tmp_path / "new")
     hold_data_folder(tmp_path / "new").release()
+
+
+def test_a_lock_whose_file_was_replaced_keeps_nobody_out_and_leaves_the_other_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    held = hold_data_folder(folder)
+    assert held.is_intact()
+    shutil.rmtree(folder)
+    assert not held.is_intact()
+    with hold_data_folder(folder) as other:
+        held.release()
+        assert other.is_intact()
+    assert not other.is_intact()

@@ -1,6 +1,7 @@
 """A receiver in a process of its own, as it is operated: health, metrics, certificates, stopping under load."""
 
 import http.client
+import shutil
 import signal
 import socket
 import ssl
@@ -14,7 +15,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.integration.test_receiver_server import read_pdu, read_status, release, status_of, store
-from tests.serving import Serving, run_command, store_until_cut
+from tests.serving import PATIENCE_SECONDS, Serving, run_command, store_until_cut
 from tests.unit.inbound import pdus
 
 pytestmark = pytest.mark.slow
@@ -166,10 +167,62 @@ def test_sigterm_under_load_of_eight_clients_aborts_none_and_loses_nothing(servi
         assert serving.stop() == 0
 
 
+def test_a_second_ctrl_c_ends_the_grace_period(tmp_path: Path) -> None:
+    with Serving(tmp_path / "data", {"grace_seconds": "3600"}) as serving, plain(serving):
+        serving.process.send_signal(signal.SIGINT)
+        until(lambda: len(named(serving, "receiver.draining")) == 1)
+        assert named(serving, "receiver.draining")[0]["associations"] == 1
+        assert serving.stop(signal.SIGINT) == 0
+        assert [event["event"] for event in serving.events()][-2:] == ["association.aborted", "receiver.stopped"]
+
+
+def test_a_receiver_whose_data_folder_was_removed_ends_with_words(tmp_path: Path) -> None:
+    with Serving(tmp_path / "data") as serving:
+        shutil.rmtree(serving.data_dir)
+        assert serving.process.wait(PATIENCE_SECONDS) == 1
+        assert "was removed or replaced while in use" in serving.log.read_text().splitlines()[-1]
+    with serving:  # started again, it makes a new one
+        assert serving.data_dir.is_dir()
+        assert serving.stop() == 0
+
+
+def test_a_data_folder_that_cannot_be_used_is_told_with_the_remedy(tmp_path: Path) -> None:
+    file, broken, foreign = tmp_path / "file", tmp_path / "broken", tmp_path / "foreign"
+    file.touch()
+    for folder in (broken, foreign):
+        folder.mkdir()
+    broken.joinpath("locks").touch()
+    for folder in (file, broken):
+        done = run_command("serve", f"--data-dir={folder}", "--port=0")
+        assert done.returncode == 1
+        assert f"data folder {folder} cannot be used" in done.stderr
+        assert "choose another --data-dir" in done.stderr
+    done = run_command("status", f"--data-dir={foreign}")
+    assert (done.returncode, list(foreign.iterdir())) == (1, [])  # a question leaves nothing behind
+    assert f"{foreign} is no data folder of a receiver" in done.stderr
+
+
+def test_an_address_that_cannot_be_listened_on_is_told_with_the_remedy(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_command("serve", f"--data-dir={tmp_path / 'a'}", "--host=127.0.0.1", f"--port={port}")
+    assert done.returncode == 1
+    assert "stop what uses it, or choose another --port" in done.stderr
+    done = run_command("serve", f"--data-dir={tmp_path / 'b'}", "--host=192.0.2.1", "--port=0")
+    assert done.returncode == 1
+    assert "--host must be an address of this machine" in done.stderr
+
+
 def test_settings_that_contradict_each_other_are_all_named(tmp_path: Path) -> None:
-    done = run_command("serve", f"--data-dir={tmp_path}", "--tls=mutual", "--temporary-space=1 GB")
+    done = run_command("serve", f"--data-dir={tmp_path}", "--tls=mutual", "--temporary-space=1 GB", "--port=x")
     assert done.returncode == 2
-    for words in ("--tls-certificate is not set", "--tls-key is not set", "--tls-ca is not set", "--temporary-space"):
+    for words in (
+        "--port is 'x'",
+        "--tls-certificate is not set",
+        "--tls-key is not set",
+        "--tls-ca is not set",
+        "--temporary-space",
+    ):
         assert words in done.stderr
     done = run_command("serve", f"--data-dir={tmp_path}", "--plain=false")
     assert done.returncode == 2

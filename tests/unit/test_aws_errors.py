@@ -61,6 +61,12 @@ def test_a_message_names_the_call_and_quotes_no_value(code: str) -> None:
     assert caught.value.__cause__ is error
 
 
+def test_who_has_no_credentials_is_told_to_sign_in() -> None:
+    with pytest.raises(MetadataUnavailable, match="NoCredentialsError; sign in to AWS"):
+        with metadata_errors("T"):
+            raise NoCredentialsError
+
+
 def test_mistakes_pass_as_they_are() -> None:
     with pytest.raises(ClientError, match="ValidationException"):
         with metadata_errors("T"):

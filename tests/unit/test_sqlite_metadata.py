@@ -162,7 +162,9 @@ def test_a_busy_file_is_unavailable_with_its_cause(path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_unavailable(path: Path, store: SqliteMetadataStore) -> None:
     path.write_bytes(b"something else " * 1_000)
-    with pytest.raises(MetadataUnavailable, match="SQLITE_NOTADB"):
+    with pytest.raises(
+        MetadataUnavailable, match="SQLITE_NOTADB; it is no database: move it away, and `ahi-storescp reconcile`"
+    ):
         store.batch(a_batch_id())
 
 

@@ -41,17 +41,22 @@ _WORDS = {
     errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
     errno.ENFILE: "the system has too many files open; raise fs.file-max",
     errno.EFBIG: "the file is larger than the file system or a limit of this process allows",
-    errno.ENOENT: "a folder of the staging area was removed while in use",
+    errno.ENOENT: "a folder of it is missing, or was removed while in use",
+    errno.EEXIST: "there is a file of that name, and no folder",
+    errno.ENOTDIR: "there is a file of that name, and no folder",
 }
 
 
 def stage_failed(error: OSError, doing: str, *, suspect_prefix: bool = False) -> StageFailed:
     """Put an operating system's error into words for the operator; `doing` says what was tried, and names no path."""
+    return StageFailed(f"{doing}: {words_for(error)}", suspect_prefix=suspect_prefix)
+
+
+def words_for(error: OSError) -> str:
+    """Return what an operating system's error means and, where that is known, what to do; it names no path."""
     number = error.errno
     words = _WORDS.get(number) if number is not None else None
-    if words is None:
-        words = (os.strerror(number) if number is not None else type(error).__name__).lower()
-    return StageFailed(f"{doing}: {words}", suspect_prefix=suspect_prefix)
+    return words or (os.strerror(number) if number is not None else type(error).__name__).lower()
 
 
 class FileOperations:

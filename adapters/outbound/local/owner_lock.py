@@ -33,10 +33,20 @@ class HeldLock:
         """Let go; may be repeated."""
         if self._descriptor is None:
             return
+        if self.is_intact():
+            # removed while still held: whoever opens the name later makes a new file
+            self._path.unlink(missing_ok=True)
         descriptor, self._descriptor = self._descriptor, None
-        # removed while still held: whoever opens the name later makes a new file
-        self._path.unlink(missing_ok=True)
         os.close(descriptor)
+
+    def is_intact(self) -> bool:
+        """Tell whether it still keeps others out: its file may have been removed or replaced, with its folder."""
+        if self._descriptor is None:
+            return False
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return False
 
     def __enter__(self) -> Self:
         return self

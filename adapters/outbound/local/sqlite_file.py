@@ -71,6 +71,17 @@ _MIGRATIONS = (
 
 _WAIT_SECONDS = 0.02
 
+# What to do, by the beginning of SQLite's name of the error.
+_REMEDIES = {
+    "SQLITE_NOTADB": "it is no database: move it away, and `ahi-storescp reconcile` makes a new one",
+    "SQLITE_CORRUPT": "it is damaged: stop the receiver, move it away, and `ahi-storescp reconcile` makes a new one",
+    "SQLITE_FULL": "the disk is full: free some of it",
+    "SQLITE_IOERR": "check the disk, whether it is full, and the system log",
+    "SQLITE_READONLY": "it cannot be written to: the receiver's user must own the data folder",
+    "SQLITE_CANTOPEN": "the receiver's user must own the data folder, and its disk must not be full",
+    "SQLITE_BUSY": "another process is writing to it: try again",
+}
+
 
 @attrs.define(eq=False)
 class SqliteFile:
@@ -122,14 +133,18 @@ class SqliteFile:
             connection = self._take()
             yield connection
         except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", type(error).__name__)
-            raise MetadataUnavailable(f"the metadata file {self.path.name} cannot be used now: {name}") from error
+            raise MetadataUnavailable(self._words(error)) from error
         else:
             self._give_back(connection)
             connection = None
         finally:
             if connection is not None:
                 connection.close()  # what it had begun is rolled back
+
+    def _words(self, error: sqlite3.Error) -> str:
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        remedy = next((words for begin, words in _REMEDIES.items() if name.startswith(begin)), "")
+        return f"the metadata file {self.path.name} cannot be used now: {name}" + (f"; {remedy}" if remedy else "")
 
     def _take(self) -> sqlite3.Connection:
         with self._lock:

@@ -107,6 +107,10 @@ def test_study_shows_every_instance_and_a_japanese_name(line: CommandLine) -> No
     assert "frame count differs" in result.stdout
 
 
+def test_a_study_in_conflict_names_where_the_reasons_are(line: CommandLine) -> None:
+    assert "ahi-storescp failures --conflicts" in line.run("study", STUDY.value).stdout
+
+
 def test_study_json_holds_the_instances(line: CommandLine) -> None:
     shown = line.json("study", STUDY.value)
     assert shown["patient_name"] == "山田^太郎"
@@ -175,8 +179,9 @@ def test_an_argument_that_cannot_be_right_ends_with_2(line: CommandLine, argumen
 
 
 def test_wrong_settings_end_with_2_and_name_each(line: CommandLine) -> None:
-    result = line.run("status", "--profile", "cloud", "--log-level", "loud")
+    result = line.run("status", "--profile", "cloud", "--log-level", "loud", "--data-dir", "")
     assert result.exit_code == 2
+    assert "--data-dir is ''" in result.stderr
     assert "'cloud'" in result.stderr
     assert "'loud'" in result.stderr
 
@@ -254,7 +259,7 @@ def test_recover_ends_with_1_when_what_it_carried_failed(line: CommandLine) -> N
     line.application.carry = lambda batch: batch.failed("no access")
     result = line.run("recover")
     assert result.exit_code == 1
-    assert "1 instances were not imported" in result.stderr
+    assert "not imported: 1 instance;" in result.stderr
 
 
 def test_reconcile_tells_what_it_did(line: CommandLine) -> None:
@@ -267,6 +272,13 @@ def test_serve_prints_the_line_that_sends_a_first_image(line: CommandLine) -> No
     assert result.exit_code == 0
     assert "storescu -aec 'STORE SCP' localhost 4242 image.dcm" in result.stdout
     assert line.built_from == {"port": "0", "require_called_ae_title": "true", "store_patient_identity": "false"}
+
+
+def test_serve_with_tls_alone_prints_no_line_that_would_fail(line: CommandLine) -> None:
+    line.application.listening = attrs.evolve(line.application.listening, is_plain=False)
+    result = line.run("serve")
+    assert "storescu" not in result.stdout
+    assert "docs/operations.md" in result.stdout
 
 
 def test_serve_that_cannot_start_ends_with_1(line: CommandLine) -> None:
@@ -314,6 +326,23 @@ def test_serve_help_has_the_settings_of_aws_apart(line: CommandLine) -> None:
     assert "--batch-quiet-seconds" in general
     assert "--staging-bucket" in aws
     assert "--batch-quiet-seconds" not in line.run("status", "--help").stdout
+
+
+def test_help_names_no_argument_without_saying_what_it_is(line: CommandLine) -> None:
+    options = line.run("send", "--help").stdout.partition("Options:")[2].partition("Examples:")[0]
+    names = [row.split()[0] for row in options.splitlines() if row[:3].strip()]
+    assert names == ["--called-ae-title", "--calling-ae-title", "--timeout", "--json", "-h,"]
+
+
+def test_no_command_at_all_shows_help_and_is_wrong_use(line: CommandLine) -> None:
+    result = line.run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: ahi-storescp")
+
+
+def test_help_fits_80_columns(line: CommandLine) -> None:
+    for arguments in ((), *((command,) for command in ALL_COMMANDS)):
+        assert max(map(len, line.run(*arguments, "--help").stdout.splitlines())) <= 80, arguments
 
 
 HOSTILE = "\x1b[31m[bold]red[/bold]\x9b2J\u202egnp.exe\r\n"
@@ -380,6 +409,26 @@ def test_what_does_not_fit_a_terminal_is_shown_row_by_row_and_never_cut(monkeypa
     shown = _on_terminal(monkeypatch, 70, "1." * 31 + "1")
     assert "1." * 31 + "1" not in _on_terminal(monkeypatch, 30, "x")
     assert shown.count("\n") == 3  # name, UID, an empty line
+
+
+def test_long_columns_go_below_their_row_and_are_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
+    monkeypatch.setenv("TERM", "dumb")  # no colours, and 80 columns
+    uid, batch = "1." * 31 + "12", "20261101T083000123Z-1f2e3d4c"
+    columns = [Column("Batch"), Column("UID", is_long=True), Column("Why", wraps=True, is_long=True)]
+    Screen().table(columns, [[batch, uid, "because " * 20], [batch, "1.2.3", ""]])
+    head, uid_head, why_head, _, *lines = terminal.getvalue().splitlines()
+    assert [head, uid_head, why_head] == ["Batch", "  UID", "  Why"]
+    assert lines[:2] == [batch, f"  {uid}"]
+    assert all(line.startswith("  because") and len(line) <= 80 for line in lines[2:-2])
+    assert lines[-2:] == [batch, "  1.2.3"]
+
+
+def test_long_columns_stay_beside_the_others_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    Screen().table([Column("State"), Column("UID", is_long=True)], [["stored", "1.2.3"]])
+    assert terminal.getvalue().splitlines()[-1] == "stored   1.2.3"
 
 
 def test_a_pipe_gets_wide_uids_on_one_line(line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """`echo` and `send` as a person types them, on a made-up receiver."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,25 @@ def test_an_ae_title_that_cannot_be_one_ends_with_2() -> None:
     assert "SEVENTEEN_LETTERS" in result.stderr
 
 
+def test_send_that_is_stopped_still_tells_what_was_sent(image: Path) -> None:
+    class Stopped(FakeScu):
+        def send(self) -> Iterator[FakeFile]:
+            yield self.files[0]
+            raise KeyboardInterrupt
+
+    scu = Stopped(files=[FakeFile(path=Path("a.dcm")), FakeFile(path=Path("b.dcm"))])
+    result = CommandLine(scu=scu).run("send", "pacs", "104", str(image))
+    assert result.exit_code == 130
+    assert "    1   stored    0x0000\n" in result.stdout
+    assert result.stderr.endswith("ahi-storescp: stopped\n")
+
+
+def test_send_of_nothing_prints_no_empty_table(image: Path) -> None:
+    result = CommandLine(scu=FakeScu()).run("send", "pacs", "104", str(image))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no DICOM file to send" in result.stderr
+
+
 def test_send_sums_up_by_status_and_lists_what_was_skipped(image: Path) -> None:
     scu = FakeScu(
         files=[FakeFile(path=Path("a.dcm")), FakeFile(path=Path("b.dcm"))],
@@ -73,7 +93,7 @@ def test_send_ends_with_1_when_anything_was_refused_or_not_sent(image: Path) -> 
     assert result.exit_code == 1
     assert "0xA700" in result.stdout
     assert r"\x1b[2Jfull" in result.stdout
-    assert "2 of 4 files were not stored" in result.stderr
+    assert "not stored: 2 of 4 files; out of resources" in result.stderr
     shown = line.json("send", "pacs", "104", str(image))
     assert shown["totals"] == {"stored": 1, "warning": 1, "refused": 1, "not_sent": 1, "skipped": 0}
     assert [file["status"] for file in shown["files"]] == ["0x0000", "0xA700", None, "0xB000"]

@@ -1,5 +1,6 @@
 """What a sender makes of files, and of what a receiver says."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def test_folders_are_searched_to_the_bottom_and_each_file_comes_once(tmp_path: P
     assert [(file.path.name, file.reason[:16]) for file in found if isinstance(file, SkippedFile)] == [
         ("README.txt", "not a DICOM file")
     ]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (found,) = find_files([tmp_path / "pipe"])
+    assert found == SkippedFile(path=tmp_path / "pipe", reason="not a regular file")
 
 
 def test_what_cannot_be_sent_has_its_reason(tmp_path: Path) -> None:
