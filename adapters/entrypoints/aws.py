@@ -167,6 +167,7 @@ def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> Aw
         owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         is_abandoned=lambda batch: lease.is_abandoned(batch, clock.now()),
         lease=lease,
+        runs_tell=True,
     )
     return AwsProfile(
         settings=settings,
