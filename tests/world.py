@@ -336,14 +336,16 @@ class World:
 
     # -------------------------------------------------------------------------------- doing
 
-    def store(self, owner: Owner, number: int, version: int = 0, *, study: int = 0, series: int = 0) -> bool:
-        """Send an instance; tell whether it was acknowledged."""
+    def store(
+        self, owner: Owner, number: int, version: int = 0, *, study: int = 0, series: int = 0, size: int | None = None
+    ) -> bool:
+        """Send an instance, of a size that may be feigned; tell whether it was acknowledged."""
         content = f"{study}/{number}/{version}".encode()
         instance = an_instance(
             number,
             study=a_uid(study, root="2.25.7"),
             series=a_uid(series, root="2.25.6"),
-            size=len(content),
+            size=size or len(content),
             digest=Digest(hashlib.sha256(content).hexdigest()),
             received_at=self.clock.advance(0.001),
         )
