@@ -293,11 +293,10 @@ class Cloud:
         topic = sns_backends[ACCOUNT][self.workshop.aws.region].topics[self.created.topic_arn]
         return [str(sent[1]) for sent in topic.sent_notifications]
 
-    def objects(self) -> set[str]:
-        """Return the SOP Instance UIDs of all objects that are current in the staging bucket."""
-        pages = (
-            self.workshop.aws.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.created.staging_bucket)
-        )
+    def objects(self, prefix: str = "") -> set[str]:
+        """Return the SOP Instance UIDs of all objects that are current in the staging bucket, below a prefix."""
+        paginator = self.workshop.aws.client("s3").get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self.created.staging_bucket, Prefix=prefix)
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
         return {key.rpartition("/")[2].removesuffix(".dcm") for key in keys}
 

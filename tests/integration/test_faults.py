@@ -24,6 +24,7 @@ import pytest
 from adapters.entrypoints.medical_imaging import Results
 from adapters.entrypoints.settings import variable_name
 from domain.lifecycle import BatchState
+from domain.staging import BATCHES
 from tests.fault_proxy import LOST_ANSWER, RESET, RESET_MID_BODY, Failure
 from tests.serving import clean_environment, store_until_cut
 from tests.simulated_cloud import Cloud, Workshop, open_cloud, open_workshop
@@ -427,7 +428,7 @@ def test_a_receiver_whose_lease_is_lost_while_it_is_paused_stages_again_elsewher
     assert len(cloud.events("batch.recovered")) == 1
     status = cloud.overview()
     assert (status.received, status.imported, status.failed) == (3, 3, 0)
-    assert list(cloud.use_cases.ports.staging.batches()) == []
+    assert cloud.objects(BATCHES) == set()
 
 
 @pytest.mark.parametrize("seconds", [-120.0, 120.0])
