@@ -94,6 +94,7 @@ class Batch:
         previous_job_id: the job of the attempt before, when its results were never recorded.
         server_retries: how often this batch was retried by itself after errors of the service.
         reason: why it FAILED.
+        is_told: people were told that it FAILED.
         revision: raised by every change; a change is made only to the revision that was read.
 
     """
@@ -116,6 +117,7 @@ class Batch:
     settled_at: datetime | None = None
     server_retries: int = 0
     reason: str | None = None
+    is_told: bool = False
     revision: int = 1
 
     @property
@@ -170,6 +172,10 @@ class Batch:
         """Return it failed as a whole."""
         return self._to(BatchState.FAILED, reason=reason, is_cleared=False)
 
+    def told(self) -> Batch:
+        """Return it FAILED as before, and people know."""
+        return self._next(is_told=True)
+
     def retried(self, *, by_itself: bool) -> Batch:
         """
         Return it closed again for another attempt.
@@ -186,6 +192,7 @@ class Batch:
             submitted_at=None,
             settled_at=None,
             reason=None,
+            is_told=False,
             server_retries=self.server_retries + 1 if by_itself else 0,
         )
 

@@ -282,7 +282,7 @@ ACTORS: Mapping[str, frozenset[May]] = {
     "fail_batch": frozenset({May.READ_RECORDS, May.WRITE_RECORDS}),
     "recover": _RECOVERS,
     "reconcile": _RECONCILES,
-    "notify": frozenset({May.READ_RECORDS, May.READ_ENTRIES, May.TELL_OPERATOR}),
+    "notify": frozenset({May.READ_RECORDS, May.WRITE_RECORDS, May.READ_ENTRIES, May.TELL_OPERATOR}),
     # status, study, batch, failures; retry, recover and reconcile by hand
     "operator": _RECONCILES | _RECOVERS,
 }

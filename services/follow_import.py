@@ -43,6 +43,8 @@ class FollowImport:
 
         """
         batch = self.metadata.batch(batch_id)
+        if batch is not None and batch.state is BatchState.FAILED:
+            return Progress.FAILED  # an answer that was lost: people may not have been told
         if batch is None or batch.state not in STARTED or batch.job_id is None:
             return Progress.STALE
         try:

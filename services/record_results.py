@@ -18,7 +18,7 @@ from domain.batch import Batch
 from domain.errors import ImportRefused, ResultsNotReady, ResultsUnreadable
 from domain.identifiers import BatchId
 from domain.import_job import ImportJob, PollPolicy
-from domain.lifecycle import STARTED, InstanceState
+from domain.lifecycle import STARTED, BatchState, InstanceState
 from domain.ports import Clock, Importer, MetadataStore, ResultsReader, Telemetry
 from domain.record import NO_OUTCOME, InstanceRecord
 from services.rehouse_orphans import RehouseOrphans
@@ -61,6 +61,8 @@ class RecordResults:
 
         """
         batch = self.metadata.batch(batch_id)
+        if batch is not None and batch.state is BatchState.FAILED:
+            return Recording.FAILED  # an answer that was lost: people may not have been told
         if batch is None or batch.state not in STARTED or batch.job_id is None:
             return Recording.STALE
         try:
@@ -100,14 +102,17 @@ class RecordResults:
                 may_help = may_help or (entry.state is InstanceState.FAILED and entry.is_server_error)
                 waited = max(waited, now - (entry.received_at or now))
         settled = batch.settled(now)
-        if not self.metadata.replace_batch(batch, settled):
+        is_retried = may_help and batch.server_retries < _SERVER_RETRIES
+        # One write: whoever dies after it leaves a batch that goes on by itself.
+        after = settled.retried(by_itself=True) if is_retried else settled
+        if not self.metadata.replace_batch(batch, after):
             return Recording.STALE
         self.telemetry.event("batch.settled", batch=batch.id.value, imported=imported, failed=failed)
         self.telemetry.measure("InstancesImported", imported)
         self.telemetry.measure("InstancesFailed", failed)
         self.telemetry.measure("ReceivedToImported", waited.total_seconds(), "Seconds")
-        if may_help and batch.server_retries < _SERVER_RETRIES:
-            self.retry.by_itself(settled)  # its listing names what no listing named so far
+        if is_retried:
+            self.retry.begin(after)  # its listing names what no listing named so far
         else:
             self.rehouse(batch.id)
         return Recording.SETTLED

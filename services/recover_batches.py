@@ -4,7 +4,7 @@ Go on with work whose owner died: abandoned open batches, and batches that nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -24,7 +24,7 @@ class Recovered:
     Attributes:
         closed: batches whose owner was gone.
         started: batches that had no run of the workflow.
-        restarted: batches whose run had died.
+        restarted: batches whose run had died, also one that should have told people of a failure.
 
     """
 
@@ -40,6 +40,7 @@ class RecoverBatches:
 
     Attributes:
         is_abandoned: tells whether the owner of an open batch can no longer write to it.
+        runs_tell: people are told of a batch that FAILED by its run, so it gets runs until one has.
 
     """
 
@@ -48,6 +49,7 @@ class RecoverBatches:
     clock: Clock
     telemetry: Telemetry
     is_abandoned: Callable[[Batch], bool]
+    runs_tell: bool = False
 
     def __call__(self) -> Recovered:
         """
@@ -64,7 +66,7 @@ class RecoverBatches:
                 if self.metadata.replace_batch(batch, closed):
                     self.telemetry.event("batch.recovered", batch=batch.id.value)
                     recovered = attrs.evolve(recovered, closed=recovered.closed + 1)
-        for batch in self.metadata.batches(_UNFINISHED):
+        for batch in self._wanting_a_run():
             match self._is_running(batch):
                 case None:
                     if self._start(batch):
@@ -75,6 +77,13 @@ class RecoverBatches:
                         recovered = attrs.evolve(recovered, restarted=recovered.restarted + 1)
         self._measure_oldest()
         return recovered
+
+    def _wanting_a_run(self) -> Iterator[Batch]:
+        yield from self.metadata.batches(_UNFINISHED)
+        if self.runs_tell:
+            for batch in self.metadata.batches([BatchState.FAILED]):
+                if not batch.is_told:
+                    yield batch
 
     def _measure_oldest(self) -> None:
         """Measure for how long the oldest batch has not been accounted for; zero when all are."""

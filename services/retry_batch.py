@@ -40,22 +40,16 @@ class RetryBatch:
             raise NotPossible(
                 f"batch {batch_id} is {batch.state}; only failed work can be retried, and this goes on by itself"
             )
-        retried = self._retry(batch, by_itself=False)
-        if retried is None:
+        retried = batch.retried(by_itself=False)
+        if not self.metadata.replace_batch(batch, retried):
             raise NotPossible(f"batch {batch_id} is being changed by someone else; look at it again")
+        self.begin(retried)
         return retried
 
-    def by_itself(self, batch: Batch) -> None:
-        """Retry after errors of the service, without anybody's doing."""
-        self._retry(batch, by_itself=True)
-
-    def _retry(self, batch: Batch, *, by_itself: bool) -> Batch | None:
-        retried = batch.retried(by_itself=by_itself)
-        if not self.metadata.replace_batch(batch, retried):
-            return None
-        self.telemetry.event("batch.retried", batch=batch.id.value, attempt=retried.attempt)
+    def begin(self, retried: Batch) -> None:
+        """Begin the attempt of a batch that was closed again; recovery does if this cannot."""
+        self.telemetry.event("batch.retried", batch=retried.id.value, attempt=retried.attempt)
         try:
             self.workflow.start(retried)
         except StoreScpError:
-            self.telemetry.event("workflow.start_failed", batch=batch.id.value)
-        return retried
+            self.telemetry.event("workflow.start_failed", batch=retried.id.value)

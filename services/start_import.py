@@ -46,6 +46,8 @@ class StartImport:
 
         """
         batch = self.metadata.batch(batch_id)
+        if batch is not None and batch.state is BatchState.FAILED:
+            return Start.REFUSED  # an answer that was lost: people may not have been told
         if batch is None or batch.state is not BatchState.CLOSED or not batch.is_measured:
             return Start.STALE
         try:

@@ -35,6 +35,7 @@ class Failure:
         status: answered without asking the server; 0 answers nothing and resets the connection.
         code: the error that is answered.
         is_done: the request reaches the server all the same, and only its answer is replaced.
+        is_late: with `is_done`, the server's own answer goes out once `happens` has ended.
         is_mid_body: reset when half of the request's body was read.
         hang_seconds: nothing happens for so long before.
         happens: called first, or when the request has reached the server if it does.
@@ -44,6 +45,7 @@ class Failure:
     status: int = 0
     code: str = ""
     is_done: bool = False
+    is_late: bool = False
     is_mid_body: bool = False
     hang_seconds: float = 0.0
     happens: Callable[[], None] = lambda: None
@@ -71,7 +73,9 @@ class FaultProxy:
         self.requests: list[str] = []
         self.released = threading.Event()
         self._server = _Server(self, urlsplit(target).netloc)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="fault-proxy", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), name="fault-proxy", daemon=True
+        )
 
     @property
     def url(self) -> str:
@@ -184,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = None if failure is not None and not failure.is_done else self._ask(body)
         if failure is not None:
             failure.happens()
-        if failure is None and answer is not None:
+        if answer is not None and (failure is None or failure.is_late):
             self._send(*answer)
         elif failure is not None and failure.status:
             self._refuse(failure)

@@ -15,6 +15,8 @@ from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.service_models import watched
+
 REGION = "eu-central-1"
 
 
@@ -37,7 +39,7 @@ class MotoServer(ThreadedMotoServer):
             self._ip_address, self._port, one_at_a_time, threaded=True, request_handler=MotoRequestHandler
         )
         self._server_ready_event.set()
-        self._server.serve_forever()
+        self._server.serve_forever(0.01)
         self._server.server_close()
 
     @property
@@ -58,7 +60,8 @@ class MotoServer(ThreadedMotoServer):
             max_pool_connections=32,
             retries={"mode": "standard", "max_attempts": 3},
         )
-        return session.client(service, **{"endpoint_url": self.url, "config": config, **options})  # type: ignore[call-overload]
+        client = session.client(service, **{"endpoint_url": self.url, "config": config, **options})  # type: ignore[call-overload]
+        return watched(client)
 
 
 @contextmanager

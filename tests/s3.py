@@ -15,6 +15,7 @@ from botocore.config import Config
 
 from adapters.outbound.s3_bucket import S3Bucket, open_store
 from tests.moto_server import REGION, moto_server
+from tests.service_models import watched
 
 ACCOUNT = "123456789012"
 """The account that a simulated server takes every caller for."""
@@ -65,7 +66,7 @@ def storage_at(url: str) -> Iterator[Storage]:
         retries={"mode": "standard", "total_max_attempts": 1},
         s3={"addressing_style": "path"},
     )
-    client = session.client("s3", endpoint_url=url, config=config)
+    client = watched(session.client("s3", endpoint_url=url, config=config))
     try:
         store = open_store(session, "staging", endpoint_url=url, owner=ACCOUNT)
         yield Storage(

@@ -7,22 +7,26 @@ clock of everything goes on by what it would have taken.
 
 from __future__ import annotations
 
+import gc
 import io
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
+from botocore import endpoint
 from moto.sns.models import sns_backends
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_function import WaitFunction
+from pydicom import Dataset
+from pynetdicom import AE
 
-from adapters.entrypoints.aws import AwsProfile, build_aws
+from adapters.entrypoints.aws import AwsProfile, Clients, aws_clients, build_aws
 from adapters.entrypoints.lambdas import Handlers
 from adapters.entrypoints.medical_imaging import Behaviour, HealthImagingStandIn
 from adapters.entrypoints.receiver import Receiver
@@ -39,34 +43,61 @@ from domain.lifecycle import BatchState
 from domain.ports import Clock
 from services.report_status import Failure, Overview
 from tests.fault_proxy import FaultProxy
+from tests.service_models import Asked
 from tests.serving import store_until_cut
 
 PATIENCE_SECONDS = 180.0
 DATA_STORE = DataStoreId("d" * 32)
 QUIET_SECONDS = 15.0
+_SDK_HASTE = 20  # the SDK tries again as often as ever, after a twentieth of its pauses
 _LEASE = LeasePolicy()
 
 
 @attrs.define
 class Workshop:
-    """A simulated AWS that many clouds of one module share, with its one state machine."""
+    """
+    A simulated AWS that many clouds of one module share, with its one state machine.
+
+    Attributes:
+        asked: what every client of every cloud was asked for.
+
+    """
 
     aws: SimulatedAws
     state_machine_arn: str
+    asked: Asked = attrs.field(factory=Asked)
+    _clients: Clients | None = attrs.field(default=None, init=False)
+
+    def clients(self, settings: Settings) -> Clients:
+        """Return the clients for whoever only looks: of this server, whatever the settings of a cloud are."""
+        if self._clients is None:
+            self._clients = aws_clients(attrs.evolve(settings, endpoint_url=self.aws.url))
+        return self._clients
+
+    def close(self) -> None:
+        """Close those clients."""
+        if self._clients is not None:
+            self._clients.close()
 
 
 @contextmanager
 def open_workshop(monkeypatch: Any) -> Iterator[Workshop]:
-    """Run a simulated AWS; its Wait states call `Cloud.pass_time`, its retries do not wait."""
+    """Run a simulated AWS; a Wait state advances the clock of the cloud, and who tries again does not wait for long."""
     monkeypatch.setattr(WaitFunction, "_wait_interval", lambda _self, env, wait_seconds: _wait(env, wait_seconds))
     monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=lambda _seconds: None))
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / _SDK_HASTE)))
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     aws = SimulatedAws()
     aws.start()
+    # what moto has loaded stays, and is not looked through again and again
+    gc.collect()
+    gc.freeze()
     try:
-        yield Workshop(aws, aws.create("workshop").state_machine_arn)
+        with closing(Workshop(aws, aws.create("workshop").state_machine_arn)) as workshop:
+            yield workshop
     finally:
+        gc.unfreeze()
         aws.stop()
 
 
@@ -110,13 +141,17 @@ class Cloud:
         use_cases, profile = self._opened(self.clock, self.settings)
         self.handlers = Handlers(use_cases=use_cases, tell=profile.notifier)
         beside = attrs.evolve(self.settings, endpoint_url=self.workshop.aws.url)
-        self.use_cases, _ = self._opened(self.clock, beside)
+        looking = attrs.evolve(self.workshop.clients(beside), medical_imaging=profile.clients.medical_imaging)
+        self.use_cases, _ = self._opened(self.clock, beside, looking)
         self.workshop.aws.lambda_function = self.call
 
-    def _opened(self, clock: Clock, settings: Settings) -> tuple[UseCases, AwsProfile]:
-        """Open the profile with clients of its own, as a process of its own would."""
-        profile = build_aws(settings, io.StringIO())
-        self._closing.callback(profile.clients.close)
+    def _opened(self, clock: Clock, settings: Settings, clients: Clients | None = None) -> tuple[UseCases, AwsProfile]:
+        """Open the profile, with clients of its own if none are given, as a process of its own would."""
+        profile = build_aws(settings, io.StringIO(), clients)
+        if clients is None:
+            self._closing.callback(profile.clients.close)
+            for service in ("s3", "dynamodb", "medical_imaging", "stepfunctions", "sns"):
+                self.workshop.asked.watch(getattr(profile.clients, service))
         ports = attrs.evolve(
             profile.use_cases.ports,
             clock=clock,
@@ -154,6 +189,36 @@ class Cloud:
         store_until_cut(port, numbers, acknowledged, **texts)
         self.acknowledged += acknowledged
         return acknowledged
+
+    def store(self, port: int, data_set: Dataset) -> None:
+        """Store one instance, and note that it was acknowledged."""
+        client = AE()
+        client.add_requested_context(data_set.SOPClassUID, data_set.file_meta.TransferSyntaxUID)
+        association = client.associate("127.0.0.1", port)
+        assert association.is_established
+        assert association.send_c_store(data_set).Status == 0
+        association.release()
+        self.acknowledged.append(data_set.SOPInstanceUID)
+
+    @contextmanager
+    def by_hand(self) -> Iterator[Callable[[str, BatchId], str]]:
+        """Let every execution end at its first step, and give what takes the steps instead: function and batch."""
+
+        def die(_name: str, _event: Mapping[str, Any]) -> None:
+            raise RuntimeError("a test takes the steps")
+
+        def take(name: str, batch_id: BatchId) -> str:
+            batch = self.use_cases.ports.metadata.batch(batch_id)
+            assert batch is not None
+            event = {"batch_id": batch.id.value, "attempt": batch.attempt, "run": batch.run}
+            return str(getattr(self.handlers, name)(event)["next"])
+
+        self.before_call = die
+        try:
+            yield take
+        finally:
+            self.run_executions()
+            self.before_call = None
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass in small steps, so that whatever happens now and then has its chance."""
@@ -228,11 +293,10 @@ class Cloud:
         topic = sns_backends[ACCOUNT][self.workshop.aws.region].topics[self.created.topic_arn]
         return [str(sent[1]) for sent in topic.sent_notifications]
 
-    def objects(self) -> set[str]:
-        """Return the SOP Instance UIDs of all objects that are current in the staging bucket."""
-        pages = (
-            self.workshop.aws.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.created.staging_bucket)
-        )
+    def objects(self, prefix: str = "") -> set[str]:
+        """Return the SOP Instance UIDs of all objects that are current in the staging bucket, below a prefix."""
+        paginator = self.workshop.aws.client("s3").get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self.created.staging_bucket, Prefix=prefix)
         keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
         return {key.rpartition("/")[2].removesuffix(".dcm") for key in keys}
 
@@ -297,6 +361,8 @@ def open_cloud(workshop: Workshop, folder: Path, **settings: str) -> Iterator[Cl
         _clock_of[:] = [clock]
         try:
             yield cloud
+            problems, workshop.asked.problems = workshop.asked.problems, []
+            assert problems == []
         finally:
             behaviour.clear()
             aws.stop_executions()

@@ -17,9 +17,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 import attrs
 
+from adapters.entrypoints.use_cases import Ports, assemble
 from adapters.memory.clock import FakeClock
 from adapters.memory.importer import MemoryImporter, MemoryResultsReader
 from adapters.memory.metadata import MemoryMetadataStore
@@ -27,23 +29,19 @@ from adapters.memory.staging import MemoryStagingArea
 from adapters.memory.telemetry import RecordingTelemetry
 from adapters.memory.workflow import MemoryWorkflow
 from domain.batch import Batch, BatchPolicy, LeasePolicy
-from domain.errors import MetadataUnavailable, OurError, StageFailed, TemporaryServiceError
+from domain.errors import (
+    ImporterBusy,
+    MetadataUnavailable,
+    OurError,
+    ResultsNotReady,
+    StageFailed,
+    TemporaryServiceError,
+)
 from domain.identifiers import BatchId, Digest, Uid
 from domain.instance import InstanceKey, SopInstance
 from domain.lifecycle import BatchState, InstanceState
 from domain.record import StudyDescription
 from domain.staging import StagingKey
-from services.carry_batch import CarryBatch
-from services.follow_import import FollowImport
-from services.list_batch import ListBatch
-from services.reconcile import Reconcile
-from services.record_results import RecordResults
-from services.recover_batches import RecoverBatches
-from services.rehouse_orphans import RehouseOrphans
-from services.report_status import ReportStatus
-from services.retry_batch import RetryBatch
-from services.settle_instances import SettleInstances
-from services.start_import import StartImport
 from services.write_batches import WriteBatches
 from tests.builders import a_uid, an_instance
 
@@ -72,6 +70,37 @@ class Interruption:
     is_after: bool
     happens: Callable[[str], object]
     only: str | None = None
+
+
+@attrs.frozen
+class Watched:
+    """
+    A port whose every call is told of: before it has any effect, and once the effect is there.
+
+    Attributes:
+        called: is given the name of the port, the method, and whether the effect is there; what it raises is what the
+            caller gets.
+
+    """
+
+    name: str
+    port: Any
+    called: Callable[..., None]
+
+    def __getattr__(self, method: str) -> Any:
+        what = getattr(self.port, method)
+        return self.watching(method, what) if callable(what) else what
+
+    def watching(self, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call`, told of in the same way."""
+
+        def watched(*args: Any, **named: Any) -> Any:
+            self.called(self.name, method, is_after=False)
+            answer = call(*args, **named)
+            self.called(self.name, method, is_after=True)
+            return answer
+
+        return watched
 
 
 @attrs.frozen
@@ -108,8 +137,11 @@ def _describe(head: bytes) -> StudyDescription:
 class World:
     """Everything, wired."""
 
-    def __init__(self, lease: LeasePolicy | None = LEASE, policy: BatchPolicy | None = None) -> None:
+    def __init__(
+        self, lease: LeasePolicy | None = LEASE, policy: BatchPolicy | None = None, *, runs_tell: bool = False
+    ) -> None:
         self.lease = lease
+        self.runs_tell = runs_tell
         self.policy = policy or BatchPolicy()
         self.clock = FakeClock()
         self.handlers_clock = self.clock.skewed(50.0)
@@ -146,70 +178,35 @@ class World:
         self.staging.after = self._after_staging
 
     def _wire(self) -> None:
-        clock, staging, metadata, telemetry = self.handlers_clock, self.staging, self.metadata, self.telemetry
-        self.settle = SettleInstances(staging=staging, metadata=metadata)
-        self.rehouse = RehouseOrphans(
-            staging=staging,
-            metadata=metadata,
-            workflow=self.workflow,
-            clock=clock,
-            telemetry=telemetry,
-            owner="sweeper",
-            entropy=self._entropy,
-            lease=self.lease or LEASE,
+        use_cases = assemble(
+            Ports(
+                staging=self.staging,
+                metadata=self.metadata,
+                importer=Watched("importer", self.importer, self._called),
+                results=Watched("results", self.results, self._called),
+                workflow=self.workflow,
+                describe_study=_describe,
+                clock=self.handlers_clock,
+                telemetry=self.telemetry,
+                owner="sweeper",
+                is_abandoned=self.is_abandoned,
+                lease=self.lease or LEASE,
+                entropy=self._entropy,
+                runs_tell=self.runs_tell,
+            )
         )
-        self.retry = RetryBatch(metadata=metadata, workflow=self.workflow, telemetry=telemetry)
-        self.list_batch = ListBatch(
-            staging=staging,
-            metadata=metadata,
-            importer=self.importer,
-            results=self.results,
-            settle=self.settle,
-            describe_study=_describe,
-            clock=clock,
-            telemetry=telemetry,
-        )
-        self.start_import = StartImport(metadata=metadata, importer=self.importer, clock=clock, telemetry=telemetry)
-        self.follow_import = FollowImport(metadata=metadata, importer=self.importer, telemetry=telemetry)
-        self.record_results = RecordResults(
-            metadata=metadata,
-            importer=self.importer,
-            results=self.results,
-            settle=self.settle,
-            rehouse=self.rehouse,
-            retry=self.retry,
-            clock=clock,
-            telemetry=telemetry,
-        )
-        self.carry = CarryBatch(
-            metadata=metadata,
-            list_batch=self.list_batch,
-            start_import=self.start_import,
-            follow_import=self.follow_import,
-            record_results=self.record_results,
-            clock=clock,
-        )
-        self.recover = RecoverBatches(
-            metadata=metadata,
-            workflow=self.workflow,
-            clock=clock,
-            telemetry=telemetry,
-            is_abandoned=self.is_abandoned,
-        )
-        self.reconcile = Reconcile(
-            staging=staging,
-            metadata=metadata,
-            importer=self.importer,
-            results=self.results,
-            settle=self.settle,
-            rehouse=self.rehouse,
-            workflow=self.workflow,
-            clock=clock,
-            telemetry=telemetry,
-            is_abandoned=self.is_abandoned,
-            lease=self.lease or LEASE,
-        )
-        self.report = ReportStatus(staging=staging, metadata=metadata)
+        self.use_cases = use_cases
+        self.settle = use_cases.record_results.settle
+        self.rehouse = use_cases.rehouse
+        self.retry = use_cases.retry
+        self.list_batch = use_cases.list_batch
+        self.start_import = use_cases.start_import
+        self.follow_import = use_cases.follow_import
+        self.record_results = use_cases.record_results
+        self.carry = use_cases.carry
+        self.recover = use_cases.recover
+        self.reconcile = use_cases.reconcile
+        self.report = use_cases.report
 
     def _entropy(self) -> str:
         self._serial += 1
@@ -271,6 +268,10 @@ class World:
             raise MetadataUnavailable("away for one call")
         if port == "staging":
             raise StageFailed("away for one call")
+        if port == "importer":
+            raise ImporterBusy("away for one call")
+        if port == "results":
+            raise ResultsNotReady("away for one call")
         raise TemporaryServiceError("away for one call")
 
     def stray(self, port: str) -> None:
@@ -335,14 +336,16 @@ class World:
 
     # -------------------------------------------------------------------------------- doing
 
-    def store(self, owner: Owner, number: int, version: int = 0, *, study: int = 0, series: int = 0) -> bool:
-        """Send an instance; tell whether it was acknowledged."""
+    def store(
+        self, owner: Owner, number: int, version: int = 0, *, study: int = 0, series: int = 0, size: int | None = None
+    ) -> bool:
+        """Send an instance, of a size that may be feigned; tell whether it was acknowledged."""
         content = f"{study}/{number}/{version}".encode()
         instance = an_instance(
             number,
             study=a_uid(study, root="2.25.7"),
             series=a_uid(series, root="2.25.6"),
-            size=len(content),
+            size=size or len(content),
             digest=Digest(hashlib.sha256(content).hexdigest()),
             received_at=self.clock.advance(0.001),
         )

@@ -113,10 +113,10 @@ def open_aws(settings: Settings, log: TextIO = sys.stderr) -> Iterator[AwsProfil
             lines.close()
 
 
-def build_aws(settings: Settings, log: TextIO) -> AwsProfile:
-    """Build the profile; nothing is asked of AWS yet, and metrics wait for `flush`."""
+def build_aws(settings: Settings, log: TextIO, clients: Clients | None = None) -> AwsProfile:
+    """Build the profile, on clients of its own if none are given; nothing is asked yet, metrics wait for `flush`."""
     clock = SystemClock()
-    return _profile(settings, _telemetry(settings, log, clock), clock)
+    return _profile(settings, clients or aws_clients(settings), _telemetry(settings, log, clock), clock)
 
 
 def aws_clients(settings: Settings) -> Clients:
@@ -141,8 +141,7 @@ def aws_clients(settings: Settings) -> Clients:
     )
 
 
-def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> AwsProfile:
-    clients = aws_clients(settings)
+def _profile(settings: Settings, clients: Clients, lines: LineTelemetry, clock: SystemClock) -> AwsProfile:
     lease = LeasePolicy()
     drafts = DraftSpace(settings.data_dir / "incoming", room=draft_room(settings))
     staging = S3StagingArea(_bucket(settings, clients, settings.staging_bucket), drafts, clock)
@@ -167,6 +166,7 @@ def _profile(settings: Settings, lines: LineTelemetry, clock: SystemClock) -> Aw
         owner=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         is_abandoned=lambda batch: lease.is_abandoned(batch, clock.now()),
         lease=lease,
+        runs_tell=True,
     )
     return AwsProfile(
         settings=settings,

@@ -94,10 +94,14 @@ class Handlers:
         return {"next": "failed" if fail(step.batch_id, read_error(event)) else _STALE}
 
     def notify(self, event: Payload) -> Answer:
-        """Tell people of what was not imported; once for each time it is called."""
-        batch = self.use_cases.ports.metadata.batch(read_step(event).batch_id)
-        if self.tell is not None and batch is not None:
-            self.tell(f"Import of batch {batch.id} needs attention", self._words(batch))
+        """Tell people of what was not imported, at least once; recovery sees to it that this is called."""
+        metadata = self.use_cases.ports.metadata
+        batch = metadata.batch(read_step(event).batch_id)
+        if batch is not None and not batch.is_told:
+            if self.tell is not None:
+                self.tell(f"Import of batch {batch.id} needs attention", self._words(batch))
+            if batch.state is BatchState.FAILED:
+                metadata.replace_batch(batch, batch.told())
         return {"next": "done"}
 
     def recover(self, _event: Payload) -> Answer:

@@ -56,6 +56,7 @@ class Ports:
         is_abandoned: tells whether the owner of an open batch can no longer write to it.
         commitments: the storage commitment requests; None where none are taken.
         lease: None where the owner holds a lock instead.
+        runs_tell: the runs of the workflow tell people of batches that FAILED.
 
     """
 
@@ -71,6 +72,7 @@ class Ports:
     is_abandoned: Callable[[Batch], bool]
     commitments: CommitmentStore | None = None
     lease: LeasePolicy | None = None
+    runs_tell: bool = False
     poll: PollPolicy = attrs.field(factory=PollPolicy)
     entropy: Callable[[], str] = batch_entropy
 
@@ -208,6 +210,7 @@ def assemble(ports: Ports) -> UseCases:
             clock=ports.clock,
             telemetry=ports.telemetry,
             is_abandoned=ports.is_abandoned,
+            runs_tell=ports.runs_tell,
         ),
         rehouse=rehouse,
         reconcile=Reconcile(

@@ -204,6 +204,7 @@ BATCH = RecordFormat(
         "settled_at": _time,
         "server_retries": _number,
         "reason": _text,
+        "is_told": _flag,
         "revision": _number,
     },
 )

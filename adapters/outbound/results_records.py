@@ -96,7 +96,7 @@ def _summary(folder: JobFolder) -> JobSummary:
     try:
         manifest = json.loads(content)
     except ValueError as error:
-        raise ResultsUnreadable(f"{MANIFEST} is not JSON") from error
+        raise ResultsNotReady(f"{MANIFEST} is cut off, or no JSON") from error
     return read_summary(manifest)
 
 

@@ -258,7 +258,15 @@ def test_lines_that_make_no_sense_are_unreadable_before_anything_is_told(
         next(outcomes)
 
 
-@pytest.mark.parametrize("manifest", ["{", "[]", "{}", '{"jobSummary": 1}'])
+@pytest.mark.parametrize("manifest", ["", "{", '{"jobSummary": {"jobId": "1"'])
+def test_a_manifest_that_is_cut_off_is_not_ready(reader_of: ReaderOf, tmp_path: Path, manifest: str) -> None:
+    _write(_folder(tmp_path), 0, 0, {"job-output-manifest.json": manifest})
+
+    with pytest.raises(ResultsNotReady, match="cut off"):
+        _outcomes(reader_of, tmp_path)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"jobSummary": 1}'])
 def test_a_manifest_that_makes_no_sense_is_unreadable(reader_of: ReaderOf, tmp_path: Path, manifest: str) -> None:
     _write(_folder(tmp_path), 0, 0, {"job-output-manifest.json": manifest})
 

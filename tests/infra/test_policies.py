@@ -42,7 +42,7 @@ EXPECTED = {
     | {"s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "medical-imaging:GetDICOMImportJob"}
     | {"states:StartExecution"},
     "fail-batch": FUNCTION | RECORDS,
-    "notify": FUNCTION | KEY | {"dynamodb:GetItem", "dynamodb:Query", "sns:Publish"},
+    "notify": FUNCTION | KEY | {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "sns:Publish"},
     "recover": FUNCTION
     | {"dynamodb:BatchGetItem", "dynamodb:PutItem", "dynamodb:Query"}
     | {"sqs:SendMessage", "states:DescribeExecution", "states:StartExecution"},

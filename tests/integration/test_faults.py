@@ -24,6 +24,7 @@ import pytest
 from adapters.entrypoints.medical_imaging import Results
 from adapters.entrypoints.settings import variable_name
 from domain.lifecycle import BatchState
+from domain.staging import BATCHES
 from tests.fault_proxy import LOST_ANSWER, RESET, RESET_MID_BODY, Failure
 from tests.serving import clean_environment, store_until_cut
 from tests.simulated_cloud import Cloud, Workshop, open_cloud, open_workshop
@@ -64,6 +65,11 @@ def _nobody(_cloud: Cloud) -> bool:
     return True
 
 
+def _run_failed(cloud: Cloud) -> bool:
+    """Tell whether a run failed, of which there is an alarm."""
+    return bool(cloud.executions("FAILED"))
+
+
 REFUSED = _is_told("instance.refused")
 DELAYED = _is_told("step.delayed")
 
@@ -79,6 +85,7 @@ class StoreFault:
         stores: how many instances are sent meanwhile.
         refused: how many of these stores are answered with a failure.
         told: where the operator reads of it.
+        is_at_start: it is so before the receiver starts.
 
     """
 
@@ -88,6 +95,7 @@ class StoreFault:
     stores: int = 3
     refused: int = 3
     told: Told = REFUSED
+    is_at_start: bool = False
 
 
 STORE_FAULTS: Mapping[str, StoreFault] = {
@@ -110,7 +118,8 @@ STORE_FAULTS: Mapping[str, StoreFault] = {
     "DynamoDB 500 once": StoreFault(on="dynamodb:*", failure=DYNAMODB_ERROR, times=2, refused=0, told=_nobody),
     "DynamoDB 500 until mended": StoreFault(on="dynamodb:*", failure=DYNAMODB_ERROR),
     "DynamoDB answer lost": StoreFault(on="dynamodb:PutItem", failure=LOST_ANSWER, times=1, refused=0, told=_nobody),
-    "DynamoDB table gone at start": StoreFault(on="dynamodb:*", failure=NO_SUCH_TABLE),
+    "DynamoDB table gone": StoreFault(on="dynamodb:*", failure=NO_SUCH_TABLE),
+    "DynamoDB table gone at start": StoreFault(on="dynamodb:*", failure=NO_SUCH_TABLE, is_at_start=True),
     "DynamoDB resets": StoreFault(on="dynamodb:*", failure=RESET),
 }
 
@@ -119,8 +128,11 @@ STORE_FAULTS: Mapping[str, StoreFault] = {
 @pytest.mark.parametrize("name", STORE_FAULTS)
 def test_while_a_modality_stores(cloud: Cloud, name: str) -> None:
     fault = STORE_FAULTS[name]
-    with cloud.receiver() as port:
+    if fault.is_at_start:
         cloud.proxy.fail(fault.on, fault.failure, times=fault.times)
+    with cloud.receiver() as port:
+        if not fault.is_at_start:
+            cloud.proxy.fail(fault.on, fault.failure, times=fault.times)
         acknowledged = cloud.send(port, range(fault.stores))
         assert len(acknowledged) == fault.stores - fault.refused, cloud.describe()
         assert fault.told(cloud), cloud.describe()
@@ -171,6 +183,22 @@ def _sets(**faults: object) -> Callable[[Cloud], None]:
 
 def _fails(on: str, failure: Failure, times: int | None, after: int = 0) -> Callable[[Cloud], None]:
     return lambda cloud: cloud.proxy.fail(on, failure, times=times, after=after)
+
+
+def _fails_from(function: str, on: str, failure: Failure, times: int) -> Callable[[Cloud], None]:
+    """Let requests fail from the first call of a function of ours."""
+
+    def begin(cloud: Cloud) -> None:
+        waiting = [function]
+
+        def fail(name: str, _event: Mapping[str, Any]) -> None:
+            if name in waiting:
+                waiting.remove(name)
+                cloud.proxy.fail(on, failure, times=times)
+
+        cloud.before_call = fail
+
+    return begin
 
 
 def _raises(function: str, error: str, *, is_done: bool = False) -> Callable[[Cloud], None]:
@@ -247,11 +275,13 @@ IMPORT_FAULTS: Mapping[str, ImportFault] = {
         begins=_fails("states:*", RESET, 8), told=_is_told("workflow.start_failed")
     ),
     **{
-        f"Lambda error in {function}": ImportFault(begins=_raises(function, "RuntimeError"))
+        f"Lambda error in {function}": ImportFault(begins=_raises(function, "RuntimeError"), told=_run_failed)
         for function in ("list_batch", "start_import", "follow_import", "record_results")
     },
     **{
-        f"Lambda time-out of {function}": ImportFault(begins=_raises(function, "Sandbox.Timedout", is_done=True))
+        f"Lambda time-out of {function}": ImportFault(
+            begins=_raises(function, "Sandbox.Timedout", is_done=True), told=_run_failed
+        )
         for function in ("list_batch", "start_import", "follow_import", "record_results")
     },
     "S3 500 while listing": ImportFault(begins=_fails("s3:ListObjectsV2", INTERNAL_ERROR, 8), told=DELAYED),
@@ -265,9 +295,15 @@ IMPORT_FAULTS: Mapping[str, ImportFault] = {
         begins=_fails("s3:DeleteObjects", INTERNAL_ERROR, 6), told=DELAYED
     ),
     "S3 answer lost while imported objects are deleted": ImportFault(begins=_fails("s3:DeleteObjects", LOST_ANSWER, 1)),
-    "DynamoDB throttled during the import": ImportFault(begins=_fails("dynamodb:*", DYNAMODB_THROTTLED, 30)),
-    "DynamoDB 500 during the import": ImportFault(begins=_fails("dynamodb:*", DYNAMODB_ERROR, 30)),
-    "DynamoDB answers lost during the import": ImportFault(begins=_fails("dynamodb:*", LOST_ANSWER, 3)),
+    "DynamoDB throttled during the import": ImportFault(
+        begins=_fails_from("list_batch", "dynamodb:*", DYNAMODB_THROTTLED, 30), told=DELAYED
+    ),
+    "DynamoDB 500 during the import": ImportFault(
+        begins=_fails_from("record_results", "dynamodb:*", DYNAMODB_ERROR, 30), told=DELAYED
+    ),
+    "DynamoDB answers lost during the import": ImportFault(
+        begins=_fails_from("list_batch", "dynamodb:*", LOST_ANSWER, 3)
+    ),
     "DynamoDB conditions fail during the import": ImportFault(
         begins=_fails("dynamodb:PutItem", CONDITION_FAILED, 2, after=1)
     ),
@@ -312,12 +348,15 @@ def test_a_job_that_never_ends_is_seen_as_pending_and_imported_when_it_does(clou
         cloud.send(port, range(3))
         cloud.close_batch()
     began = cloud.clock.now()
-    cloud.wait(lambda: (cloud.clock.now() - began).total_seconds() > 6 * HOUR, "waiting for six hours")
+    cloud.wait(lambda: (cloud.clock.now() - began).total_seconds() > 2 * HOUR, "waiting for two hours")
 
     status = cloud.overview()
     assert (status.received, status.pending, status.failed) == (3, 3, 0)
     assert status.batches[BatchState.IMPORTING] == 1
     cloud.assert_nothing_is_lost()
+    cloud.handlers.recover({})
+    assert cloud.telemetry.measurements[-1].name == "OldestPendingSeconds"  # of which there is an alarm
+    assert cloud.telemetry.measurements[-1].value > 2 * HOUR
 
     cloud.stand_in.behaviour.clear()
     cloud.settle()
@@ -370,22 +409,43 @@ def test_once_the_lease_has_run_out_nothing_is_acknowledged_until_it_can_be_kept
     assert cloud.events("batch.recovered") or cloud.events("lease.lost") or len(cloud.batches()) == 2
 
 
+@pytest.mark.parametrize("cloud", [LONG_BATCHES], indirect=True)
+def test_a_receiver_whose_lease_is_lost_while_it_is_paused_stages_again_elsewhere(cloud: Cloud) -> None:
+    def pause() -> None:
+        cloud.clock.advance(751)
+        assert cloud.use_cases.recover().closed == 1
+
+    with cloud.receiver() as port:
+        assert len(cloud.send(port, range(1))) == 1
+        cloud.proxy.fail("s3:PutObject", Failure(is_done=True, is_late=True, happens=pause), times=1)
+        assert len(cloud.send(port, range(1, 3))) == 2
+    cloud.settle()
+    cloud.use_cases.reconcile()
+    cloud.settle()
+
+    cloud.assert_nothing_is_lost()
+    assert cloud.events("lease.lost")
+    assert len(cloud.events("batch.recovered")) == 1
+    status = cloud.overview()
+    assert (status.received, status.imported, status.failed) == (3, 3, 0)
+    assert cloud.objects(BATCHES) == set()
+
+
 @pytest.mark.parametrize("seconds", [-120.0, 120.0])
 @pytest.mark.parametrize("cloud", [LONG_BATCHES], indirect=True)
 def test_clocks_may_be_two_minutes_apart(cloud: Cloud, seconds: float) -> None:
     with cloud.receiver(cloud.clock.skewed(seconds)) as port:
-        for number in range(30):
+        for number in range(16):  # for longer than a lease and the margin beyond it
             assert len(cloud.send(port, range(number, number + 1))) == 1
-            cloud.clock.advance(29)
             renewed = cloud.proxy.count("dynamodb:PutItem")
-            cloud.clock.advance(2)
+            cloud.clock.advance(57)
             cloud.wait(lambda before=renewed: cloud.proxy.count("dynamodb:PutItem") > before, "renewing")  # type: ignore[misc]  # mypy cannot infer a default's type
             assert cloud.use_cases.recover().closed == 0
         assert [batch.state for batch in cloud.batches()] == [BatchState.OPEN]
     cloud.settle()
 
     cloud.assert_nothing_is_lost()
-    assert cloud.overview().imported == 30
+    assert cloud.overview().imported == 16
     assert cloud.events("lease.lost") == []
 
 
@@ -451,6 +511,14 @@ def test_a_receiver_that_is_killed_before_and_after_each_step(cloud: Cloud, step
     status = cloud.overview()
     assert (status.imported, status.failed, status.pending) == (status.received, 0, 0), cloud.describe()
     assert status.received >= expected
+    # whose owner had not closed it, recovery did
+    was_open = (step, is_done) not in {
+        ("the record of the batch", False),
+        ("the end of the batch", True),
+        ("the start of the workflow", False),
+        ("the start of the workflow", True),
+    }
+    assert bool(cloud.events("batch.recovered")) == was_open
     assert cloud.objects() == set()
 
 

@@ -37,6 +37,7 @@ class Results(StrEnum):
     MISSING = "missing"  # nothing at all
     NO_MANIFEST = "no manifest"
     TRUNCATED = "truncated"  # each list ends in the middle of its last line but one
+    TORN_MANIFEST = "torn manifest"  # the manifest ends in its middle
 
 
 @attrs.frozen

@@ -37,6 +37,7 @@ ACCOUNT: Final = "123456789012"
 
 _MAX_BODY_BYTES: Final = 1 << 20
 _IDLE_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.05  # how soon it notices that it shall stop
 _SIGNATURE: Final = re.compile(
     r"AWS4-HMAC-SHA256 Credential=[^/,\s]+/\d{8}/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request,"
     r"\s*SignedHeaders=[a-z0-9;-]+,\s*Signature=[0-9a-f]{64}"
@@ -115,7 +116,9 @@ class HealthImagingStandIn:
             account=ACCOUNT,
         )
         self._server = _Server(("127.0.0.1", port), operations, behaviour)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="medical-imaging", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="medical-imaging", daemon=True
+        )
 
     @property
     def url(self) -> str:

@@ -99,6 +99,8 @@ class FaultyOutputs:
         kept = content.getvalue()
         if faults.results is Results.TRUNCATED and not is_manifest:
             kept = kept[: kept.rfind(b"\n", 0, -1) + 1 + 20] if kept.count(b"\n") > 1 else kept[:20]
+        if faults.results is Results.TORN_MANIFEST and is_manifest:
+            kept = kept[: len(kept) // 2]
         if is_manifest and faults.manifest_delay_seconds:
             due = self._behaviour.clock.now() + timedelta(seconds=faults.manifest_delay_seconds)
             thread = threading.Thread(target=self._write_at, args=(due, key, kept), name="late-manifest", daemon=True)

@@ -69,10 +69,11 @@ def test_every_change_raises_the_revision() -> None:
     steps.append(steps[-1].submitted(a_job_id(), a_moment()))
     steps.append(steps[-1].importing())
     steps.append(steps[-1].failed("why"))
+    steps.append(steps[-1].told())
     steps.append(steps[-1].retried(by_itself=False))
     steps.append(steps[-1].read_again())
     steps.append(steps[-1].settled(a_moment()))
-    assert list(range(2, 13)) == [step.revision for step in steps]
+    assert list(range(2, 14)) == [step.revision for step in steps]
 
 
 def test_a_batch_counts_as_started_from_when_it_is_cleared_until_its_job_has_ended() -> None:
@@ -103,6 +104,12 @@ def test_a_retry_is_a_new_attempt_from_its_first_run() -> None:
         retried.server_retries,
         retried.reason,
     )
+
+
+def test_people_know_of_a_failure_until_it_is_retried() -> None:
+    failed = a_batch(state=BatchState.SUBMITTED).failed("why")
+    told = failed.told()
+    assert [batch.is_told for batch in (failed, told, told.retried(by_itself=False))] == [False, True, False]
 
 
 def test_a_retry_of_a_settled_batch_has_nothing_to_read_again() -> None:

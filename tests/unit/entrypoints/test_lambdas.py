@@ -15,7 +15,7 @@ from adapters.memory.staging import MemoryStagingArea
 from adapters.memory.telemetry import RecordingTelemetry
 from adapters.memory.workflow import MemoryWorkflow
 from domain.batch import Batch, CloseReason
-from domain.errors import InvalidIdentifier, MetadataUnavailable
+from domain.errors import InvalidIdentifier, MetadataUnavailable, TemporaryServiceError
 from domain.identifiers import BatchId
 from domain.lifecycle import BatchState
 from domain.record import StudyDescription
@@ -125,8 +125,9 @@ def test_a_refused_start_fails_the_batch_and_is_told_without_its_reason(cloud: _
     cloud.importer.refusals[cloud.batch.job_name] = "the patient DOE^JANE"
     cloud.handlers.list_batch(cloud.event())
 
-    assert cloud.handlers.start_import(cloud.event())["next"] == "refused"
-    assert cloud.handlers.notify(cloud.event()) == {"next": "done"}
+    for _ in range(2):
+        assert cloud.handlers.start_import(cloud.event())["next"] == "refused"
+        assert cloud.handlers.notify(cloud.event()) == {"next": "done"}
 
     ((subject, text),) = cloud.told
     assert cloud.batch_id.value in subject
@@ -157,6 +158,21 @@ def test_nobody_is_told_of_an_unknown_batch_or_without_a_topic(cloud: _Cloud) ->
     assert cloud.handlers.notify(cloud.event(batch_id="unknown")) == {"next": "done"}
     assert attrs.evolve(cloud.handlers, tell=None).notify(cloud.event()) == {"next": "done"}
     assert cloud.told == []
+
+
+def test_people_who_could_not_be_told_are_told_again(cloud: _Cloud) -> None:
+    def unreachable(_subject: str, text: str) -> None:
+        raise TemporaryServiceError(f"the topic cannot be reached to say {text}")
+
+    cloud.handlers.fail_batch(cloud.event())
+    with pytest.raises(TemporaryServiceError):
+        attrs.evolve(cloud.handlers, tell=unreachable).notify(cloud.event())
+    failed = cloud.batch
+
+    cloud.handlers.notify(cloud.event())
+
+    assert (failed.is_told, cloud.batch.is_told) == (False, True)
+    assert len(cloud.told) == 1
 
 
 def test_a_final_error_fails_the_batch(cloud: _Cloud) -> None:

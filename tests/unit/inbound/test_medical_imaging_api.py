@@ -514,7 +514,7 @@ def test_a_job_can_never_end_until_the_faults_are_cleared(
     assert _ended(client, job_id)["jobStatus"] == "COMPLETED"
 
 
-@pytest.mark.parametrize("results", [Results.MISSING, Results.NO_MANIFEST, Results.TRUNCATED])
+@pytest.mark.parametrize("results", [each for each in Results if each is not Results.COMPLETE])
 def test_results_can_be_missing_or_truncated(
     client: Any, images: Path, behaviour: Behaviour, tmp_path: Path, results: Results
 ) -> None:
@@ -523,13 +523,16 @@ def test_results_can_be_missing_or_truncated(
 
     manifest = _manifest(tmp_path, job_id)
     success = manifest.parent / "SUCCESS" / "success.ndjson"
-    assert (results is Results.TRUNCATED) == manifest.exists()
+    assert (results in {Results.TRUNCATED, Results.TORN_MANIFEST}) == manifest.exists()
     assert (results is not Results.MISSING) == success.exists()
     if results is Results.TRUNCATED:
         first, last = success.read_text().splitlines()
         json.loads(first)
         with pytest.raises(ValueError):  # noqa: PT011  # whatever json says of half a line
             json.loads(last)
+    if results is Results.TORN_MANIFEST:
+        with pytest.raises(ValueError):  # noqa: PT011  # whatever json says of half a document
+            json.loads(manifest.read_text())
 
 
 def test_the_manifest_can_come_late(

@@ -1,6 +1,7 @@
 """What S3ResultsReader does beyond its contract: streaming, pieces that end anywhere, faults of S3."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -73,6 +74,27 @@ def test_a_large_result_is_read_piece_by_piece(bucket: S3Bucket) -> None:
     sizes = [len(piece) for piece in folder._pieces(found)]
     assert sum(sizes) == len(lines)
     assert max(sizes) < 1 << 20
+
+
+def test_a_result_of_5000_lines_is_read_in_the_memory_of_a_few_pieces(bucket: S3Bucket) -> None:
+    # the simulated server is in this process: only what the reader and what it calls hold counts
+    ours = [
+        tracemalloc.Filter(inclusive=True, filename_pattern=f"*/{name}/*") for name in ("outbound", "domain", "json")
+    ]
+    lines = "".join(_success(number, padding="x" * 2000) for number in range(5000))
+    _put(bucket, "job-output-manifest.json", _manifest(5000))
+    _put(bucket, "SUCCESS/success.ndjson", lines)
+    held = []
+    tracemalloc.start()
+    for number, _ in enumerate(S3ResultsReader(bucket).outcomes(JOB)):
+        if number % 1000 in {0, 999}:
+            traces = tracemalloc.take_snapshot().filter_traces(ours)
+            held.append(sum(trace.size for trace in traces.traces))
+    tracemalloc.stop()
+
+    assert len(held) == 10
+    assert len(lines) > 10 << 20
+    assert max(held) < 2 << 20
 
 
 def test_a_line_without_end_is_no_record(bucket: S3Bucket) -> None:

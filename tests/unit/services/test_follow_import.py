@@ -46,7 +46,8 @@ def test_a_failed_job_fails_its_batch(world: World, batch: BatchId, message: str
     stored = world.metadata.batch(batch)
     assert stored is not None
     assert f"import job {stored.job_id} failed: {reason}" == stored.reason
-    assert Progress.STALE is world.follow_import(batch)
+    assert Progress.FAILED is world.follow_import(batch)
+    assert world.telemetry.total("ImportFailures") == 1
 
 
 def test_a_job_that_the_service_does_not_know_fails_its_batch(world: World, batch: BatchId) -> None:

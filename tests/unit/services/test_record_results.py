@@ -9,7 +9,7 @@ from domain.lifecycle import BatchState, InstanceState
 from domain.record import NO_OUTCOME
 from services.record_results import Recording
 from tests.builders import a_batch_id, a_job_id, a_uid
-from tests.world import Interruption, World
+from tests.world import Crash, Interruption, World
 
 SERVER_ERROR = Rejection(reason="InternalServerException: sorry", is_server_error=True)
 
@@ -95,6 +95,8 @@ def test_results_that_make_no_sense_fail_the_batch(world: World, batch: BatchId)
     assert Recording.FAILED is world.record_results(batch)
     assert states(world, batch) == [InstanceState.STAGED] * 2
     assert len(world.staging.objects) == 2
+    assert Recording.FAILED is world.record_results(batch)
+    assert world.telemetry.total("ImportFailures") == 1
 
 
 def test_a_job_that_the_service_does_not_know_fails_the_batch(world: World, batch: BatchId) -> None:
@@ -154,6 +156,18 @@ def test_errors_of_the_service_are_retried_three_times_by_themselves(world: Worl
             world.list_batch(batch)
             world.start_import(batch)
     assert states(world, batch) == [InstanceState.FAILED, InstanceState.IMPORTED]
+
+
+def test_a_retry_by_itself_does_not_depend_on_whoever_recorded(world: World, batch: BatchId) -> None:
+    world.importer.rejections[a_uid(1)] = SERVER_ERROR
+    work(world)
+    with pytest.raises(Crash), world.interrupted(Interruption(1, True, world.crash, "replace_batch")):
+        world.record_results(batch)
+    world.end_runs()
+    assert world.recover().started == 1
+    stored = world.metadata.batch(batch)
+    assert stored is not None
+    assert (stored.state, stored.attempt) == (BatchState.CLOSED, 2)
 
 
 def test_only_this_attempt_is_counted(world: World, batch: BatchId) -> None:

@@ -62,6 +62,21 @@ def test_what_has_ended_is_left_alone(world: World) -> None:
     assert Recovered() == world.recover()
 
 
+def test_a_batch_that_failed_gets_runs_until_people_were_told() -> None:
+    world = World(runs_tell=True)
+    world.metadata.add_batch(a_batch(state=BatchState.FAILED))
+    assert Recovered(started=1) == world.recover()
+    assert Recovered() == world.recover()
+    world.end_runs()
+    assert Recovered(restarted=1) == world.recover()
+    failed = world.metadata.batch(a_batch_id())
+    assert failed is not None
+    assert (failed.state, failed.run) == (BatchState.FAILED, 2)
+    world.metadata.replace_batch(failed, failed.told())
+    world.end_runs()
+    assert Recovered() == world.recover()
+
+
 def test_one_run_that_cannot_be_started_does_not_hold_up_the_others(world: World) -> None:
     for number in (1, 2):
         world.metadata.add_batch(a_batch(number, state=BatchState.CLOSED))

@@ -71,6 +71,7 @@ def test_a_refusal_fails_the_batch_with_the_services_words(world: World, batch: 
     stored = world.metadata.batch(batch)
     assert stored is not None
     assert (stored.state, stored.reason) == (BatchState.FAILED, "the role cannot be assumed")
+    assert Start.REFUSED is world.start_import(batch)
     assert world.telemetry.total("ImportFailures") == 1
 
 
