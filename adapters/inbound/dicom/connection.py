@@ -445,7 +445,10 @@ class Connection:
         if self._operations is None:
             return {}
         counters = self._operations.counters
-        return {"stored": counters.stored, "refused": counters.refused, "data_set_bytes": counters.data_set_bytes}
+        totals = {"stored": counters.stored, "refused": counters.refused, "data_set_bytes": counters.data_set_bytes}
+        if self._operations.is_within_message:
+            totals["unfinished"] = 1  # a message had begun, which the peer knows not to be kept
+        return totals
 
 
 def _set_timeval(transport: socket.socket, option: int, seconds: float) -> None:

@@ -293,7 +293,8 @@ class DicomServer:
         self._close_sockets()
 
     def _accept_all(self, bound: socket.socket, wrap: Wrap | None) -> None:
-        while True:
+        # No more than were waiting: under a flood the other listener has its turn, and stopping is noticed.
+        for _ in range(self._accept_queue):
             try:
                 transport, peer = bound.accept()
             except BlockingIOError:
