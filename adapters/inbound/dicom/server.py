@@ -25,6 +25,7 @@ from adapters.inbound.dicom.connection import Connection, Limits, Wrap
 from adapters.inbound.dicom.counters import Counters
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
+from adapters.inbound.dicom.strangers import Strangers
 from domain.association import Acceptance, AdmissionPolicy, AssociationFacts, Load, Rejection
 from domain.identifiers import AeTitle
 
@@ -136,6 +137,7 @@ class DicomServer:
         self.presentation = presentation
         self.receive = receive
         self.telemetry = telemetry
+        self.strangers = Strangers(telemetry)
         self.commitments = commitments
         self._listeners = tuple(listeners)
         self._admission = admission
