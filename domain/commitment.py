@@ -24,6 +24,8 @@ from domain.identifiers import AeTitle, Uid
 from domain.lifecycle import InstanceState
 from domain.record import InstanceRecord
 
+MOST_REFERENCES = 9_000  # of a request: its record, compressed, fits into 400 KB whatever their UIDs are
+
 
 class CommitmentLevel(StrEnum):
     """What has to be true of an instance before we answer for it."""
@@ -100,7 +102,7 @@ class CommitmentPolicy:
         longest_look_seconds: between the later ones.
         retry_seconds: before the second delivery; each further wait is twice as long.
         longest_retry_seconds: between the later deliveries.
-        max_references: in one request; the record of so many, compressed, fits into 400 KB whatever their UIDs are.
+        max_references: in one request.
 
     """
 
@@ -114,7 +116,7 @@ class CommitmentPolicy:
     longest_look_seconds: float = 60.0
     retry_seconds: float = 10.0
     longest_retry_seconds: float = 3600.0
-    max_references: int = 9_000
+    max_references: int = MOST_REFERENCES
 
     def next_look(self, age_seconds: float) -> float:
         """Return the seconds until an undecided request of that age is looked at again."""

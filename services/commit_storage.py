@@ -41,7 +41,11 @@ from domain.staging import StagedObject
 from services.settle_instances import chunks
 
 _REPEAT_ROUNDS = 5
-_AT_ONCE = 20  # requests of one round: their claims must not run out while others are delivered
+# Of one round: claims must not run out while other results are delivered, and what is claimed is held in memory.
+_REQUESTS_AT_ONCE = 20
+_REFERENCES_AT_ONCE = 20_000
+# While nothing is tried there is nothing new to tell; the first attempt may have been one that was refused.
+_TOLD_ATTEMPTS = 2
 
 
 @attrs.frozen(kw_only=True)
@@ -117,6 +121,14 @@ class RequestCommitment:
         return None
 
 
+@attrs.frozen
+class _Obstacles:
+    """Who takes nothing in this round: one who does not answer must not cost a time-out for each of its requests."""
+
+    associations: set[str] = attrs.field(factory=set)
+    peers: dict[AeTitle, str] = attrs.field(factory=dict)
+
+
 @attrs.frozen(kw_only=True)
 class AnswerCommitments:
     """
@@ -141,6 +153,7 @@ class AnswerCommitments:
     policy: CommitmentPolicy = attrs.field(factory=CommitmentPolicy)
     _at_work: set[Uid] = attrs.field(factory=set, init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _looking: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def __call__(self) -> int:
         """
@@ -153,27 +166,41 @@ class AnswerCommitments:
         claimed: list[CommitmentRequest] = []
         answered = 0
         try:
-            self._claim_due(claimed)
-            wanted = {
-                reference.sop_instance
-                for request in claimed
-                if request.state is CommitmentState.WAITING
-                for reference in request.undecided
-            }
-            # Before the table: what leaves these batches meanwhile is in the table by then.
-            unlisted = self._unlisted(wanted)
-            known = self._known(wanted, unlisted)
-            unreachable: dict[AeTitle, str] = {}
+            known = self._look(claimed)
+            obstacles = _Obstacles()
             for request in claimed:
                 mine = self._still_mine(request)
                 if mine is not None:
-                    answered += self._advance(mine, known, unreachable)
+                    answered += self._advance(mine, known, obstacles)
         finally:
             with self._lock:
                 self._at_work.difference_update(request.transaction for request in claimed)
         return answered
 
+    def _look(self, claimed: list[CommitmentRequest]) -> dict[Uid, Known]:
+        """Claim what is due, and find out what is known of its instances."""
+        # One thread at a time: this is work, and must leave the processor to receiving; delivering is mostly waiting.
+        if not self._looking.acquire(blocking=False):
+            return {}
+        try:
+            self._claim_due(claimed)
+            return self._find_out(claimed)
+        finally:
+            self._looking.release()
+
+    def _find_out(self, claimed: Sequence[CommitmentRequest]) -> dict[Uid, Known]:
+        wanted = {
+            reference.sop_instance
+            for request in claimed
+            if request.state is CommitmentState.WAITING
+            for reference in request.undecided
+        }
+        # Before the table: what leaves these batches meanwhile is in the table by then.
+        unlisted = self._unlisted(wanted)
+        return self._known(wanted, unlisted)
+
     def _claim_due(self, claimed: list[CommitmentRequest]) -> None:
+        references = 0
         now = self.clock.now()
         for request in self.store.due_commitments(now):
             if not request.may_be_claimed(self.owner, now) or not self._begin(request.transaction):
@@ -187,7 +214,8 @@ class AnswerCommitments:
                     self._end(request.transaction)
             if is_mine:
                 claimed.append(mine)
-                if len(claimed) >= _AT_ONCE:
+                references += len(mine.references)
+                if len(claimed) >= _REQUESTS_AT_ONCE or references >= _REFERENCES_AT_ONCE:
                     return
 
     def _begin(self, transaction: Uid) -> bool:
@@ -244,7 +272,7 @@ class AnswerCommitments:
         renewed = request.claimed(self.owner, now, self.policy)
         return renewed if self.store.replace_commitment(request, renewed) else None
 
-    def _advance(self, request: CommitmentRequest, known: Mapping[Uid, Known], unreachable: dict[AeTitle, str]) -> bool:
+    def _advance(self, request: CommitmentRequest, known: Mapping[Uid, Known], obstacles: _Obstacles) -> bool:
         """Decide what can be decided, deliver what is complete, and tell whether it was delivered."""
         now = self.clock.now()
         decided = request
@@ -258,17 +286,20 @@ class AnswerCommitments:
         if decided.state is CommitmentState.WAITING:
             self._put(request, decided)
             return False
-        after = self._deliver(decided, unreachable)
+        after = self._deliver(decided, obstacles)
         self._put(request, after)
         return after.state is CommitmentState.ANSWERED
 
-    def _deliver(self, request: CommitmentRequest, unreachable: dict[AeTitle, str]) -> CommitmentRequest:
+    def _deliver(self, request: CommitmentRequest, obstacles: _Obstacles) -> CommitmentRequest:
         peer = self.peers.get(request.requestor)
         result = request.result
         began = self.clock.now()
         is_in_time = request.age_seconds(began) < self.policy.wait_seconds
         if is_in_time or peer is None:
-            reported = self.associations.report(request.association, result)
+            is_held_up = request.association in obstacles.associations
+            reported = Reported.BUSY if is_held_up else self.associations.report(request.association, result)
+            if reported in {Reported.BUSY, Reported.REFUSED}:
+                obstacles.associations.add(request.association)
             if reported is Reported.DELIVERED:
                 return self._answered(request, "the association of the request")
             if reported is Reported.BUSY:
@@ -276,19 +307,19 @@ class AnswerCommitments:
             if reported is Reported.REFUSED:
                 return self._undelivered(request, "the requestor did not confirm it on the association of the request")
         if peer is None:
-            self.telemetry.event(
-                "commitment.undeliverable",
-                transaction=request.transaction.value,
-                calling_ae_title=request.requestor.value,
-                remedy="the association of the request has ended; to deliver answers later, add"
-                f" {request.requestor}=host:port to --commitment-peers",
-            )
+            if request.attempts < _TOLD_ATTEMPTS:
+                self.telemetry.event(
+                    "commitment.undeliverable",
+                    transaction=request.transaction.value,
+                    calling_ae_title=request.requestor.value,
+                    remedy="the association of the request has ended; to deliver answers later, add"
+                    f" {request.requestor}=host:port to --commitment-peers",
+                )
             return self._later(request)
-        # One peer that does not answer must not cost a time-out for each of its requests.
-        problem = unreachable.get(request.requestor) or self.sender.deliver(result, peer)
+        problem = obstacles.peers.get(request.requestor) or self.sender.deliver(result, peer)
         if problem is None:
             return self._answered(request, "a new association")
-        unreachable[request.requestor] = problem
+        obstacles.peers[request.requestor] = problem
         return self._undelivered(request, problem)
 
     def _answered(self, request: CommitmentRequest, way: str) -> CommitmentRequest:

@@ -16,6 +16,7 @@ import io
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -58,7 +59,7 @@ class HealthServer:
         host: an address of this machine.
         port: 0 takes a free one.
         seconds: what one request may take.
-        connections: how many may be open at once; the next are closed.
+        connections: how many may be open at once, half of them from one address; the next are closed.
 
     """
 
@@ -104,7 +105,9 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.health = health
         self.seconds = seconds
-        self._free = threading.BoundedSemaphore(connections)
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
@@ -115,20 +118,36 @@ class _Server(ThreadingMixIn, HTTPServer):
         self.server_name, self.server_port = "", int(self.server_address[1])
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  # the library's own
-        if not self._free.acquire(blocking=False):
+        if not self._take(client_address[0]):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no more threads
-            self._free.release()
+            self._give_back(client_address[0])
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  # the library's own
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._give_back(client_address[0])
+
+    def _take(self, address: str) -> bool:
+        # Nobody alone may take what a load balancer needs: its target would be replaced.
+        with self._lock:
+            is_free = self._open.total() < self._connections and self._open.get(address, 0) < max(
+                1, self._connections // 2
+            )
+            if is_free:
+                self._open[address] += 1
+            return is_free
+
+    def _give_back(self, address: str) -> None:
+        with self._lock:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  # the library's own
         """Say nothing: whoever speaks no HTTP here is no event."""

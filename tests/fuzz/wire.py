@@ -12,6 +12,7 @@ from adapters.inbound.dicom.connection import Connection, Limits
 from adapters.inbound.dicom.dimse import MAXIMUM_COMMAND_BYTES
 from adapters.inbound.dicom.presentation import VERIFICATION, PresentationPolicy
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
+from adapters.inbound.dicom.strangers import Strangers
 from domain.association import Acceptance, AdmissionPolicy, AssociationFacts, Load, Rejection
 from domain.commitment import CommitmentReference, FailureReason
 from domain.errors import InstanceTooLarge
@@ -149,6 +150,7 @@ class Session:
         self.told = Told()
         self.receive: ReceiveInstance = self.taken
         self.telemetry: Telemetry = self.told
+        self.strangers = Strangers(self.told)
         self.commitments = CommitmentDesk(_take_commitment, self.told) if with_commitments else None
         self.ends: list[str] = []
         self.wire = Wire(pieces)

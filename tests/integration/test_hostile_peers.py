@@ -153,6 +153,25 @@ def test_as_many_contexts_as_there_are_ids(receiver: Attacked) -> None:
         peer.release()
 
 
+def test_a_request_as_large_as_may_be_is_not_kept(tmp_path: Path) -> None:
+    def syntaxes(start: int) -> tuple[str, ...]:
+        return (pdus.EXPLICIT, *(str(number) for number in range(start, start + 6000)))
+
+    contexts = tuple((2 * number + 1, pdus.CT, syntaxes(100_000 + 6000 * number)) for number in range(5))
+    request = pdus.associate_rq(contexts=contexts)
+    assert len(request) > 300_000
+    with attacked(tmp_path / "data", limits=Limits()) as receiver:
+        peers = [receiver.peer() for _ in range(40)]
+        for peer in peers:
+            peer.send(request)
+            answer = peer.read()
+            assert answer is not None
+            assert answer[0] == 2
+        assert receiver.grown_bytes() < 32 << 20
+        for peer in peers:
+            peer.socket.close()
+
+
 def test_a_class_negotiated_thousands_of_times_is_answered_once(receiver: Attacked) -> None:
     with receiver.peer() as peer:
         peer.associate(user=pdus.item(0x56, pdus.counted(pdus.CT.encode())) * 1900)
@@ -313,6 +332,7 @@ def test_releases_that_cross_or_come_twice(receiver: Attacked) -> None:
         answer = peer.read()
         assert answer is not None
         assert answer[0] == 6
+    assert receiver.telemetry.named("association.released")[-1].fields["unfinished"] == 1
 
 
 def test_a_thousand_connections_a_second(receiver: Attacked) -> None:
@@ -327,6 +347,27 @@ def test_a_thousand_connections_a_second(receiver: Attacked) -> None:
             receiver.serve_a_good_client()
     assert opened >= 500  # a slow machine; the rate is what the loop can make
     receiver.wait_until(lambda: receiver.server.totals().open_connections == 0)
+
+
+class Endless:
+    """A listening socket at which somebody always waits."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        self.accepted += 1
+        theirs, ours = socket.socketpair()
+        theirs.close()
+        return ours, ("127.0.0.1", 1)
+
+
+def test_a_flood_on_one_listener_gives_the_other_its_turn(tmp_path: Path) -> None:
+    with attacked(tmp_path / "data", maximum_pending_per_address=8, accept_queue=50) as receiver:
+        endless = Endless()
+        receiver.server._accept_all(endless, None)  # type: ignore[arg-type]  # all that it needs of one
+        assert endless.accepted == 50
+        receiver.wait_until(lambda: receiver.server.totals().open_connections == 0)
 
 
 def test_more_associations_than_allowed_are_rejected_until_one_ends(tmp_path: Path) -> None:

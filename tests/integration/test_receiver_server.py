@@ -357,7 +357,7 @@ def test_associations_have_a_limit_in_all_and_per_caller() -> None:
 
 
 def test_connections_that_ask_nothing_do_not_count_and_are_not_logged() -> None:
-    with running(admission=AdmissionPolicy(maximum_associations=1), limits=Limits(artim_seconds=0.5)) as receiver:
+    with running(admission=AdmissionPolicy(maximum_associations=1), limits=Limits(artim_seconds=2)) as receiver:
         probes = [receiver.connect() for _ in range(20)]
         release(associate(receiver))
         for probe in probes[:10]:
@@ -543,7 +543,7 @@ def test_a_silent_association_ends_after_the_network_timeout() -> None:
         connected = associate(receiver)
         started = time.monotonic()
         assert read_pdu(connected)[0] == 7
-        assert 0.3 < time.monotonic() - started < 3
+        assert time.monotonic() - started > 0.3
         (event,) = receiver.telemetry.named("association.timed_out")
         assert event["timer"] == "network"
         connected.close()
@@ -563,9 +563,9 @@ def test_a_message_that_never_ends_runs_into_the_dimse_timeout() -> None:
 
 
 def test_a_slow_store_of_ours_times_nobody_out() -> None:
-    limits = Limits(dimse_timeout_seconds=0.3, network_timeout_seconds=0.3)
+    limits = Limits(dimse_timeout_seconds=1, network_timeout_seconds=1)
     with running(limits=limits) as receiver:
-        receiver.use_case.script = {"write": lambda: time.sleep(0.5), "finish": lambda: time.sleep(0.5)}
+        receiver.use_case.script = {"write": lambda: time.sleep(1.2), "finish": lambda: time.sleep(1.2)}
         connected = associate(receiver)
         connected.sendall(store())
         assert status_of(read_status(connected)) == 0
@@ -579,7 +579,7 @@ def test_draining_lets_associations_finish() -> None:
         receiver.until(lambda: receiver.server.totals().open_connections == 2)
         drain = threading.Thread(target=receiver.server.drain, args=(10,))
         drain.start()
-        time.sleep(0.2)
+        receiver.until(lambda: not receiver.server.is_accepting)
         with pytest.raises(ConnectionRefusedError):
             receiver.connect()
         waiting.sendall(pdus.associate_rq())
@@ -661,7 +661,7 @@ def test_a_silent_tls_client_stops_nobody(certificate: tuple[Path, Path]) -> Non
     credentials = Credentials(certificate=str(cert), key=str(key))
     tls = TlsPort(TlsMode.ON, credentials, FakeTelemetry(), lambda: datetime.now(UTC))
     listeners = [Listener(host="127.0.0.1", port=0, wrap=tls.wrap), Listener(host="127.0.0.1", port=0)]
-    with running(listeners=listeners, limits=Limits(artim_seconds=1)) as receiver:
+    with running(listeners=listeners) as receiver:
         silent = receiver.connect()
         client = ssl.create_default_context(cafile=str(cert))
         entity = an_ae()
@@ -682,7 +682,7 @@ def test_a_silent_tls_client_stops_nobody(certificate: tuple[Path, Path]) -> Non
         (event,) = receiver.telemetry.named("connection.tls_refused")
         assert (event["cause"], event["address"]) == ("not_tls", "127.0.0.1")
         assert receiver.server.totals().tls_failures == {"not_tls": 1}
+        silent.close()
         receiver.server.drain(0)
         assert read_pdu(idle) == (7, b"\0\0\0\0")
         idle.close()
-        silent.close()

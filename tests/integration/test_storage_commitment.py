@@ -323,9 +323,18 @@ class RawRequestor:
         self.wait_for(0x8130)
 
     def store(self, number: int) -> None:
+        with self.storing(number):
+            pass
+
+    @contextlib.contextmanager
+    def storing(self, number: int) -> Iterator[None]:
+        """Store one instance, all but its last byte before what is done meanwhile."""
         instance = f"1.2.3.{number}"
-        self._socket.sendall(pdus.p_data(pdus.pdv(3, 3, pdus.c_store(instance, number))))
-        self._socket.sendall(pdus.p_data(pdus.pdv(3, 2, pdus.data_set(sop_instance=instance, pixels=bytes(4000)))))
+        data = pdus.data_set(sop_instance=instance, pixels=bytes(4000))
+        message = pdus.p_data(pdus.pdv(3, 3, pdus.c_store(instance, number))) + pdus.p_data(pdus.pdv(3, 2, data))
+        self._socket.sendall(message[:-1])
+        yield
+        self._socket.sendall(message[-1:])
         self.wait_for(0x8001)
 
     def wait_for(self, field: int) -> None:
@@ -632,25 +641,22 @@ def test_roles_and_encodings_are_negotiated(tmp_path: Path) -> None:
             assert (context.as_scu, context.as_scp) == (True, False), "we are no SCU of storage commitment"
 
 
-def test_an_association_that_never_rests_is_busy(tmp_path: Path) -> None:
-    told = Told()
-    with receiving(tmp_path, answering=False, quiet_seconds=2.0) as receiver:
+def test_an_association_in_the_middle_of_a_message_is_busy(tmp_path: Path) -> None:
+    with receiving(tmp_path, answering=False, quiet_seconds=0.01) as receiver:
         receiver.record(1, state=IMPORTED)
-        with associated(receiver, told) as association:
-            assert ask(association, asking(1)) == 0
-            (label,) = receiver.desk._open
-            stored = receiver.store.commitment(Uid("2.25.5.1"))
-            assert stored is not None
-            outcomes: list[Reported] = []
-            reporter = threading.Thread(target=lambda: outcomes.append(receiver.desk.report(label, stored.result)))
-            reporter.start()
-            number = 0
-            while reporter.is_alive():
-                number += 1
-                assert association.send_c_store(a_data_set(number)).Status == 0
-            assert outcomes == [Reported.BUSY]
+        requestor = RawRequestor(receiver.port)
+        requestor.ask(encode_information(asking(1), pdus.IMPLICIT))
+        (label,) = receiver.desk._open
+        stored = receiver.store.commitment(Uid("2.25.5.1"))
+        assert stored is not None
+        with requestor.storing(1):
+            until(lambda: receiver.server.totals().data_set_bytes > 0)
+            assert receiver.desk.report(label, stored.result) is Reported.BUSY
+        assert requestor.reports == []
+        requestor.close()
         until(lambda: not receiver.desk.is_open(label))
         assert receiver.desk.report(label, stored.result) is Reported.GONE
+    assert receiver.server.totals().stored == 1
 
 
 def test_the_whole_receiver_commits_what_it_imported(tmp_path: Path) -> None:

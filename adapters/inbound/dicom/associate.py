@@ -27,8 +27,8 @@ ASSOCIATE_AC = 0x02
 ASSOCIATE_RJ = 0x03
 
 MINIMUM_LENGTH = 68  # the fixed fields of an A-ASSOCIATE-RQ after its header
-# 128 contexts with all 60 registered transfer syntaxes and a signed web token fit twice.
-MAXIMUM_LENGTH = 512 * 1024
+# 128 contexts with all registered transfer syntaxes, and a signed web token.
+MAXIMUM_LENGTH = 320 * 1024
 
 _APPLICATION_CONTEXT = 0x10
 _PRESENTATION_CONTEXT_RQ = 0x20
@@ -48,6 +48,7 @@ _USER_IDENTITY_AC = 0x59
 
 _INVALID_PARAMETER = 6  # PS3.8 table 9-26
 _DEFAULT_MAXIMUM_LENGTH = 16384
+_MOST_TRANSFER_SYNTAXES = 128  # of one context; some 70 are registered, and what comes after these is passed over
 _SMALLEST_MAXIMUM_LENGTH = 12  # what one PDV header and a few bytes need; less cannot carry an answer
 
 _PDU_HEADER = Struct(">BxI")
@@ -283,7 +284,7 @@ def _context(value: bytes) -> ProposedContext:
             abstract_syntax = _uid(data)
         elif kind == _TRANSFER_SYNTAX:
             uid = _uid(data)
-            if uid:
+            if uid and len(transfer_syntaxes) < _MOST_TRANSFER_SYNTAXES:
                 transfer_syntaxes.append(uid)
     return ProposedContext(
         context_id=context_id, abstract_syntax=abstract_syntax, transfer_syntaxes=tuple(transfer_syntaxes)

@@ -48,6 +48,12 @@ RESOURCE_LIMITATION = 0x0213
 
 ACCEPTED = Answer(status=SUCCESS)
 
+# Of requests that are arriving, in all; and how many that are complete are read and kept at a time.
+_MOST_ARRIVING_BYTES = 32 * 1024 * 1024
+_AT_ONCE = 4
+_TOO_MANY_INSTANCES = Answer(status=RESOURCE_LIMITATION, comment="Too many instances in one request: ask in parts")
+_TOO_MANY_REQUESTS = Answer(status=RESOURCE_LIMITATION, comment="Too many requests are arriving: ask again later")
+
 _QUIET_SECONDS = 1.0
 _BUSY_SECONDS = 5.0
 _RESPONSE_SECONDS = 30.0
@@ -167,8 +173,10 @@ class CommitmentDesk:
         self.quiet_seconds = quiet_seconds
         self._busy_seconds = busy_seconds
         self._response_seconds = response_seconds
+        self.turns = threading.BoundedSemaphore(_AT_ONCE)
         self._lock = threading.Lock()
         self._open: dict[str, _Mailbox] = {}
+        self._arriving_bytes = 0
 
     def is_open(self, association: str) -> bool:
         """Tell whether an association that has asked for commitment is open here."""
@@ -182,6 +190,19 @@ class CommitmentDesk:
         if mailbox is None:
             return Reported.GONE
         return mailbox.post(result, self._busy_seconds, self._response_seconds)
+
+    def hold(self, size: int) -> bool:
+        """Make room for so many bytes of an arriving request; False if there is none."""
+        with self._lock:
+            if self._arriving_bytes + size > _MOST_ARRIVING_BYTES:
+                return False
+            self._arriving_bytes += size
+            return True
+
+    def let_go(self, size: int) -> None:
+        """Give room back."""
+        with self._lock:
+            self._arriving_bytes -= size
 
     def open_mailbox(self, association: str) -> _Mailbox:
         """Begin to take results for an association."""
@@ -219,6 +240,7 @@ class AssociationCommitments:
         self._mailbox: _Mailbox | None = None
         self._context: tuple[int, str] | None = None
         self._message_id = 0
+        self._held_bytes = 0
 
     @property
     def quiet_seconds(self) -> float | None:
@@ -229,8 +251,24 @@ class AssociationCommitments:
         """Begin to receive an N-ACTION request."""
         return CommitmentAction(self, context_id, transfer_syntax, command)
 
+    def hold(self, size: int) -> bool:
+        """Make room for so many more bytes of the request at hand; False if there is none."""
+        is_held = self._desk.hold(size)
+        if is_held:
+            self._held_bytes += size
+        return is_held
+
+    def let_go(self) -> None:
+        """Give back the room of the request at hand; may be repeated."""
+        held, self._held_bytes = self._held_bytes, 0
+        self._desk.let_go(held)
+
     def accept(self, context_id: int, transfer_syntax: str, data: bytes) -> Answer:
         """Take a complete request."""
+        with self._desk.turns:
+            return self._accept(context_id, transfer_syntax, data)
+
+    def _accept(self, context_id: int, transfer_syntax: str, data: bytes) -> Answer:
         asked = read_request(data, transfer_syntax)
         # Before it is durable: an answerer may be quicker than we are.
         self._context = context_id, transfer_syntax
@@ -243,7 +281,7 @@ class AssociationCommitments:
             association=self._association,
         )
         if refusal is FailureReason.RESOURCE_LIMITATION:
-            return Answer(status=RESOURCE_LIMITATION, comment="Too many instances in one request: ask in parts")
+            return _TOO_MANY_INSTANCES
         if refusal is not None:
             return Answer(status=DUPLICATE_TRANSACTION, comment="Transaction UID is in use for other instances")
         return ACCEPTED
@@ -291,6 +329,7 @@ class AssociationCommitments:
 
     def close(self) -> None:
         """End it: the association is over; may be repeated."""
+        self.let_go()
         self._desk.close_mailbox(self._association)
 
 
@@ -311,13 +350,25 @@ class CommitmentAction:
         if self._answer is not None:
             return
         if len(self._data) + len(data) > MAXIMUM_BYTES:
-            self._data.clear()
-            self._answer = Answer(status=RESOURCE_LIMITATION, comment="Too many instances in one request: ask in parts")
-            return
-        self._data += data
+            self._refuse(_TOO_MANY_INSTANCES)
+        elif not self._commitments.hold(len(data)):
+            self._refuse(_TOO_MANY_REQUESTS)
+        else:
+            self._data += data
+
+    def _refuse(self, answer: Answer) -> None:
+        self._answer = answer
+        self._data.clear()
+        self._commitments.let_go()
 
     def finish(self) -> Answer:
         """Return the answer once the request is durable, or why it is not taken; never raises."""
+        try:
+            return self._finish()
+        finally:
+            self._commitments.let_go()
+
+    def _finish(self) -> Answer:
         error: BaseException | None = None
         answer = self._answer
         if answer is None:

@@ -18,7 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence as DicomSequence
 
-from domain.commitment import CommitmentReference, CommitmentResult
+from domain.commitment import MOST_REFERENCES, CommitmentReference, CommitmentResult
 from domain.errors import InvalidIdentifier, UnreadableDataSet
 from domain.identifiers import Uid
 
@@ -63,6 +63,8 @@ def read_request(data: bytes, transfer_syntax: str) -> AskedCommitment:
     """
     Read the Action Information of a storage commitment request (PS3.4 table J.3-1).
 
+    Of more references than a request may have, one too many is read, and nothing behind it.
+
     Raises:
         UnreadableDataSet: if it cannot be read, or lacks what the table requires; the only error, whatever the bytes.
 
@@ -72,13 +74,11 @@ def read_request(data: bytes, transfer_syntax: str) -> AskedCommitment:
     reader = _Reader(data, is_implicit=transfer_syntax == _IMPLICIT_LITTLE, is_big=transfer_syntax == _EXPLICIT_BIG)
     transaction, pairs = reader.read()
     try:
+        classes = {text: Uid.parse(text, "Referenced SOP Class UID") for text in {pair[0] for pair in pairs}}
         return AskedCommitment(
             Uid.parse(transaction or "", "Transaction UID"),
             tuple(
-                CommitmentReference(
-                    Uid.parse(sop_class, "Referenced SOP Class UID"),
-                    Uid.parse(sop_instance, "Referenced SOP Instance UID"),
-                )
+                CommitmentReference(classes[sop_class], Uid.parse(sop_instance, "Referenced SOP Instance UID"))
                 for sop_class, sop_instance in pairs
             ),
         )
@@ -120,6 +120,8 @@ class _Reader:
                 transaction = self._text(length, end)
             elif tag == _REFERENCED_SOP_SEQUENCE and pairs is None:
                 pairs = self._references(length, end)
+                if len(pairs) > MOST_REFERENCES:
+                    return transaction, pairs
             else:
                 self._skip(length, end, 0)
         if not pairs:
@@ -130,6 +132,8 @@ class _Reader:
         pairs: list[tuple[str, str]] = []
         sequence_end = self._end_of(length, end)
         while self._position < sequence_end:
+            if len(pairs) > MOST_REFERENCES:
+                return pairs
             tag, item_length = self._delimiter(sequence_end)
             if tag == _SEQUENCE_DELIMITER:
                 return pairs

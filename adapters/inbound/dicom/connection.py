@@ -34,6 +34,7 @@ from adapters.inbound.dicom.operations import Operations
 from adapters.inbound.dicom.presentation import PresentationPolicy, name_of
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
 from adapters.inbound.dicom.state_table import State
+from adapters.inbound.dicom.strangers import Strangers
 from adapters.inbound.dicom.tls_failures import HandshakeFailed
 from adapters.inbound.dicom.upper_layer import UpperLayer
 from domain.association import Acceptance, AssociationFacts, Rejection
@@ -81,6 +82,7 @@ class Host(Protocol):
     presentation: PresentationPolicy
     receive: ReceiveInstance
     telemetry: Telemetry
+    strangers: Strangers
     commitments: CommitmentDesk | None
 
     def admit(self, connection: Connection, facts: AssociationFacts) -> Acceptance | Rejection:
@@ -181,8 +183,13 @@ class Connection:
             except HandshakeFailed as failure:
                 self._end = "tls_failed"
                 self.refusal = failure.cause
-                self._event(
-                    "connection.tls_refused", address=self.address, cause=failure.cause, explanation=failure.explanation
+                self._host.strangers.event(
+                    "connection.tls_refused",
+                    association=self.label,
+                    address=self.address,
+                    mishap=failure.cause,
+                    cause=failure.cause,
+                    explanation=failure.explanation,
                 )
                 raise
         else:
@@ -419,7 +426,17 @@ class Connection:
         if self._end == "violated":
             return  # told already: what follows in the same bytes is part of the same mishap
         self._end = "violated"
-        self._event("association.violated", address=self.address, reason=reason, problem=problem, **self._totals())
+        if self.names is None:
+            self._host.strangers.event(
+                "association.violated",
+                association=self.label,
+                address=self.address,
+                mishap=problem,
+                reason=reason,
+                problem=problem,
+            )
+        else:
+            self._event("association.violated", address=self.address, reason=reason, problem=problem, **self._totals())
 
     def _timed_out(self, timer: str, seconds: float) -> None:
         self._end = "timed_out"
@@ -445,7 +462,10 @@ class Connection:
         if self._operations is None:
             return {}
         counters = self._operations.counters
-        return {"stored": counters.stored, "refused": counters.refused, "data_set_bytes": counters.data_set_bytes}
+        totals = {"stored": counters.stored, "refused": counters.refused, "data_set_bytes": counters.data_set_bytes}
+        if self._operations.is_within_message:
+            totals["unfinished"] = 1  # a message had begun, which the peer knows not to be kept
+        return totals
 
 
 def _set_timeval(transport: socket.socket, option: int, seconds: float) -> None:

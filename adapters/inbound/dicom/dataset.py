@@ -8,7 +8,6 @@ ascend).
 
 from __future__ import annotations
 
-import contextlib
 import zlib
 from functools import lru_cache
 from struct import Struct
@@ -142,10 +141,11 @@ class IdentityReader:
     Args:
         transfer_syntax: the encoding; one we do not know is taken as explicit VR little endian, as every encapsulated
             one is (PS3.5 A.4).
+        inflated_budget: how much of a deflated data set is inflated at most.
 
     """
 
-    def __init__(self, transfer_syntax: Uid | str) -> None:
+    def __init__(self, transfer_syntax: Uid | str, inflated_budget: int = _INFLATED_BUDGET) -> None:
         uid = str(transfer_syntax)
         self.is_done = False
         self._found: dict[int, str] = {}
@@ -159,6 +159,7 @@ class IdentityReader:
         self._open: list[tuple[bool, bool, int]] = []
         self._inflater: _Inflater | None = zlib.decompressobj(-zlib.MAX_WBITS) if uid in _DEFLATED else None
         self._inflated_bytes = 0
+        self._inflated_budget = inflated_budget
 
     def feed(self, chunk: bytes | memoryview) -> None:
         """
@@ -202,24 +203,33 @@ class IdentityReader:
                 piece = inflater.decompress(rest, _INFLATED_PIECE)
             except zlib.error as error:
                 # What stands before the damage counts, so that the answer does not depend on how the bytes were split.
-                if self._inflate_slowly(before, rest):
+                if self._inflate_up_to_damage(before, rest):
                     return
                 raise UnreadableDataSet("the deflated data set cannot be inflated") from error
             rest = inflater.unconsumed_tail
             self._scan_inflated(piece)
 
-    def _inflate_slowly(self, inflater: _Inflater, rest: bytes | memoryview) -> bool:
-        with contextlib.suppress(zlib.error):
-            for byte in rest:
-                self._scan_inflated(inflater.decompress(bytes((byte,))))
-                if self.is_done:
-                    return True
-        return False
+    def _inflate_up_to_damage(self, inflater: _Inflater, rest: bytes | memoryview) -> bool:
+        """Inflate what stands before a damaged byte, halving until that byte alone is left; tell if it was enough."""
+        while rest and not self.is_done:
+            half = bytes(rest[: (len(rest) + 1) // 2])
+            attempt = inflater.copy()
+            try:
+                piece = attempt.decompress(half, _INFLATED_PIECE)
+            except zlib.error:
+                if len(rest) == 1:
+                    break
+                rest = half
+            else:
+                inflater = attempt
+                rest = attempt.unconsumed_tail + bytes(rest[len(half) :])
+                self._scan_inflated(piece)
+        return self.is_done
 
     def _scan_inflated(self, piece: bytes) -> None:
         self._inflated_bytes += len(piece)
-        if self._inflated_bytes > _INFLATED_BUDGET:
-            raise UnreadableDataSet(f"the first {_INFLATED_BUDGET} inflated bytes hold no Series Instance UID")
+        if self._inflated_bytes > self._inflated_budget:
+            raise UnreadableDataSet(f"the first {self._inflated_budget} inflated bytes hold no Series Instance UID")
         self._scan(piece)
 
     @property

@@ -47,7 +47,10 @@ HEALTHIMAGING_TRANSFER_SYNTAXES = _VIDEO | {
     *(f"{_PREFIX}.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93, 112, 201, 202, 203)),
 }
 # What can only be, or can be, compressed with loss.
-LOSSY_TRANSFER_SYNTAXES = _VIDEO | {f"{_PREFIX}.4.{number}" for number in (50, 51, 81, 91, 93, 111, 112, 203)}
+LOSSY_TRANSFER_SYNTAXES = _VIDEO | {
+    f"{_PREFIX}.4.{number}"
+    for number in (50, 51, 81, 91, 93, 111, 112, 203, *range(52, 57), *range(59, 65))  # the last are retired
+}
 
 
 class SopClasses(enum.Enum):

@@ -25,6 +25,7 @@ from adapters.inbound.dicom.connection import Connection, Limits, Wrap
 from adapters.inbound.dicom.counters import Counters
 from adapters.inbound.dicom.presentation import PresentationPolicy
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
+from adapters.inbound.dicom.strangers import Strangers
 from domain.association import Acceptance, AdmissionPolicy, AssociationFacts, Load, Rejection
 from domain.identifiers import AeTitle
 
@@ -136,6 +137,7 @@ class DicomServer:
         self.presentation = presentation
         self.receive = receive
         self.telemetry = telemetry
+        self.strangers = Strangers(telemetry)
         self.commitments = commitments
         self._listeners = tuple(listeners)
         self._admission = admission
@@ -293,7 +295,8 @@ class DicomServer:
         self._close_sockets()
 
     def _accept_all(self, bound: socket.socket, wrap: Wrap | None) -> None:
-        while True:
+        # No more than were waiting: under a flood the other listener has its turn, and stopping is noticed.
+        for _ in range(self._accept_queue):
             try:
                 transport, peer = bound.accept()
             except BlockingIOError:

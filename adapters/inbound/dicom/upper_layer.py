@@ -90,6 +90,7 @@ class UpperLayer:
         self._request: AssociateRequest | None = None
         self._indications: list[Indication] = []
         self._to_send: list[bytes] = []
+        self._is_abort_repeated = False
         # Where we are in the stream: a header not complete yet, bytes to drop, a body to collect, P-DATA to hand on.
         self._partial = bytearray()
         self._drop = 0
@@ -189,7 +190,8 @@ class UpperLayer:
     def accept(self, accept: AssociateAccept) -> None:
         """Answer an AssociateIndication with A-ASSOCIATE-AC."""
         self._apply(Cause.ACCEPT_REQUESTED)
-        request = self._request
+        # A request may be large, and its association long.
+        request, self._request = self._request, None
         assert request is not None  # noqa: S101 - the state says so
         self._peer_maximum_length = request.maximum_length
         self._context_ids = frozenset(context.context_id for context in accept.contexts if context.result == 0)
@@ -198,6 +200,7 @@ class UpperLayer:
     def reject(self, rejection: Rejection) -> list[Indication]:
         """Answer an AssociateIndication with A-ASSOCIATE-RJ."""
         self._apply(Cause.REJECT_REQUESTED)
+        self._request = None
         self._to_send.append(encode_reject(rejection))
         return self._taken()
 
@@ -244,7 +247,7 @@ class UpperLayer:
                 self._apply(Cause.INVALID_PDU, _INVALID_PARAMETER, "a P-DATA-TF PDU is empty or longer than announced")
         elif cause is None:
             self._drop = length
-            self._apply(Cause.INVALID_PDU, _UNRECOGNIZED_PDU, "a PDU of no known type")
+            self._apply(Cause.INVALID_PDU, _UNRECOGNIZED_PDU, _words_for_unknown(bytes(header)))
         elif self._is_length_wrong(cause, length):
             self._drop = length
             self._apply(Cause.INVALID_PDU, _INVALID_PARAMETER, f"a PDU of type {kind} has a length it cannot have")
@@ -329,7 +332,9 @@ class UpperLayer:
         if action == "AE-6":
             self._consider()
             return
-        if action in {"AA-1", "AA-7", "AA-8"}:
+        if action in {"AA-1", "AA-8"} or (action == "AA-7" and not self._is_abort_repeated):
+            # Once more is enough: what goes on after that is not listening, and could make us send without end.
+            self._is_abort_repeated = action == "AA-7"
             source = _SERVICE_USER if action == "AA-1" else _SERVICE_PROVIDER
             # Only the service provider has reasons (PS3.8 9.3.8).
             self._to_send.append(_ABORT_PDU.pack(7, 4, source, reason if source else 0))
@@ -352,6 +357,7 @@ class UpperLayer:
             self._indications.append(AssociateIndication(request))
             self.state = State.AWAIT_ASSOCIATE_RESPONSE
         else:
+            self._request = None
             self._to_send.append(encode_reject(rejection))
             self._indications += [RefusalIndication(rejection, request), ArtimStart()]
             self.state = State.AWAIT_CLOSE
@@ -379,6 +385,19 @@ _INDICATION_OF: dict[str, tuple[Indication, ...]] = {
     "AA-5": (ArtimStop(),),
     "AA-8": (ArtimStart(),),
 }
+
+
+_TLS_HANDSHAKE = b"\x16\x03"
+_HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
+
+
+def _words_for_unknown(header: bytes) -> str:
+    """Say what a PDU of no known type most likely is, for the administrator."""
+    if header.startswith(_TLS_HANDSHAKE):
+        return "TLS was spoken to the plain port: turn it off at the device, or let it use --tls-port"
+    if header.startswith(_HTTP_METHODS):
+        return "a web client called the DICOM port"
+    return "a PDU of no known type"
 
 
 def _provider_rejection(request: AssociateRequest) -> Rejection | None:

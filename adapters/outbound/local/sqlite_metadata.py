@@ -29,6 +29,7 @@ from domain.lifecycle import BatchState
 from domain.record import InstanceRecord, StudyHolding, StudyRecord
 
 _AFTER_EVERY_TIME = "~"  # sorts after any digit
+_COMMITMENTS_OF_A_PAGE = 20  # each may have some 400 KB
 
 _Key = tuple[str, ...]
 _Item = TypeVar("_Item")
@@ -271,16 +272,17 @@ class SqliteMetadataStore:
 
     def due_commitments(self, now: datetime) -> Iterator[CommitmentRequest]:
         """Yield the unfinished requests that are due at `now` or before, the longest due first."""
+        size = min(self.page_size, _COMMITMENTS_OF_A_PAGE)
 
         def page(after: _Key) -> list[_Key]:
             return self._rows(
                 "SELECT due_at, transaction_uid, document FROM commitments"
                 " WHERE is_finished = 0 AND due_at <= ? AND (due_at, transaction_uid) > (?, ?)"
                 " ORDER BY due_at, transaction_uid LIMIT ?",
-                (time_text(now), *after, self.page_size),
+                (time_text(now), *after, size),
             )
 
-        yield from self._paged(page, ("", ""), COMMITMENT.loads)
+        yield from self._paged(page, ("", ""), COMMITMENT.loads, size)
 
     def forget_commitments(self, finished_before: datetime) -> None:
         """Delete the requests that were finished before then."""
@@ -308,12 +310,18 @@ class SqliteMetadataStore:
             lambda after: self._rows(statement, (*after, self.page_size)), ("", "", ""), INSTANCE.loads
         )
 
-    def _paged(self, page: Callable[[_Key], list[_Key]], start: _Key, loads: Callable[[str], _Item]) -> Iterator[_Item]:
+    def _paged(
+        self,
+        page: Callable[[_Key], list[_Key]],
+        start: _Key,
+        loads: Callable[[str], _Item],
+        size: int | None = None,
+    ) -> Iterator[_Item]:
         after = start
         while rows := page(after):
             for row in rows:
                 yield loads(row[-1])
-            if len(rows) < self.page_size:
+            if len(rows) < (size or self.page_size):
                 return
             after = rows[-1][:-1]
 

@@ -242,3 +242,9 @@ def test_the_operations_window(proposed: tuple[int, int] | None, expected: tuple
 def test_extended_negotiation_is_answered_for_accepted_storage_classes_only() -> None:
     proposed = ((pdus.CT, b"\0"), ("1.2.3", b"\0"))
     assert storage_information(proposed, frozenset({pdus.CT})) == ((pdus.CT, b"\2\0\3\0\0\0"),)
+
+
+def test_transfer_syntaxes_without_number_are_passed_over() -> None:
+    many = tuple(f"1.2.{number}" for number in range(5000))
+    request = decode_request(pdus.associate_rq(contexts=((1, pdus.CT, many),))[6:])
+    assert request.contexts[0].transfer_syntaxes == many[:128]

@@ -294,3 +294,30 @@ def test_a_response_to_nothing_is_a_violation(field: int) -> None:
     scene.ask(REQUEST)
     with pytest.raises(ProtocolViolation):
         scene.feed(a_response(1, field=field))
+
+
+def test_requests_that_arrive_together_have_a_bound_of_memory() -> None:
+    scene = Scene()
+    others = [AssociationCommitments(scene.desk, NAMES, f"b-{number}", scene._send) for number in range(16)]
+    piece = bytes(MAXIMUM_BYTES)
+    actions = [other.begin(1, IMPLICIT, decode_command(an_action())) for other in others]
+    for action in actions:
+        action.write(piece)
+    assert scene.ask(REQUEST) == 0x0213
+    assert actions[0].finish().status == 0x0115, "room again, whatever became of it"
+    assert scene.ask(REQUEST) == 0
+    others[1].close()
+    others[1].close()
+    assert all(scene.ask(REQUEST) == 0 for _ in range(3)), "given back once"
+    assert scene.telemetry.named("commitment.refused")[0].fields["comment"] == (
+        "Too many requests are arriving: ask again later"
+    )
+
+
+def test_an_association_that_ends_within_a_request_gives_its_room_back() -> None:
+    scene = Scene()
+    for number in range(40):
+        other = AssociationCommitments(scene.desk, NAMES, f"b-{number}", scene._send)
+        other.begin(1, IMPLICIT, decode_command(an_action())).write(bytes(MAXIMUM_BYTES))
+        other.close()
+    assert scene.ask(REQUEST) == 0

@@ -23,7 +23,7 @@ from adapters.inbound.dicom.commitment_data import (
     event_type,
     read_request,
 )
-from domain.commitment import CommitmentReference, CommitmentResult, FailureReason
+from domain.commitment import MOST_REFERENCES, CommitmentReference, CommitmentResult, FailureReason
 from domain.errors import UnreadableDataSet
 from domain.identifiers import AeTitle, Uid
 from tests.builders import CT_IMAGE_STORAGE, a_reference, a_uid
@@ -190,3 +190,17 @@ def test_a_uid_that_breaks_the_rules_is_named_as_it_was_received() -> None:
     odd = CommitmentReference(CT_IMAGE_STORAGE, Uid("1.02..3"))
     data = encode_information(event_information(a_result(committed=(odd,))), EXPLICIT)
     assert b"1.02..3\0" in data
+
+
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+def test_of_too_many_references_little_is_kept(syntax: str) -> None:
+    def item(number: int) -> bytes:
+        data_set = Dataset()
+        data_set.ReferencedSOPClassUID, data_set.ReferencedSOPInstanceUID = "1.2", f"1.{number}"
+        content = encoded(data_set, syntax)
+        return b"\xfe\xff\x00\xe0" + len(content).to_bytes(4, "little") + content
+
+    items = b"".join(item(number) for number in range(10, MOST_REFERENCES + 500))
+    start = encoded(a_request(), syntax)[:-4]  # up to the length of its sequence, which has no items
+    asked = read_request(start + len(items).to_bytes(4, "little") + items + b"noise", syntax)
+    assert len(asked.references) == MOST_REFERENCES + 1

@@ -13,7 +13,6 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from adapters.inbound.dicom import dataset
 from adapters.inbound.dicom.associate import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from adapters.inbound.dicom.dataset import IdentityReader, part10_header
 from domain.errors import UnreadableDataSet
@@ -240,14 +239,30 @@ def test_nesting_deep_within_the_bound_is_no_recursion() -> None:
     assert read(CLASS + INSTANCE + nested + STUDY + SERIES) == EXPECTED
 
 
-def test_a_decompression_bomb_is_refused_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "_INFLATED_BUDGET", 1 << 20)
+def test_a_decompression_bomb_is_refused_within_its_budget() -> None:
     bomb = struct.pack("<HH2sHI", 8, 8, b"UT", 0, 1 << 28) + b"\0" * (1 << 22)
     deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     data = deflater.compress(bomb) + deflater.flush()
     assert len(data) < 10_000
-    with pytest.raises(UnreadableDataSet, match="inflated"):
-        read(data, DEFLATED)
+    with pytest.raises(UnreadableDataSet, match="the first 1048576 inflated bytes"):
+        IdentityReader(DEFLATED, inflated_budget=1 << 20).feed(data)
+
+
+def test_what_stands_before_damage_counts_however_the_bytes_are_split() -> None:
+    deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    data = deflater.compress(CLASS + INSTANCE + STUDY + SERIES + bytes(50_000)) + deflater.flush()
+    found: list[object] = []
+    for damaged_at in range(len(data)):
+        damaged = data[:damaged_at] + b"\xff" * 200
+        outcomes: set[object] = set()
+        for size in (None, 1, 7):
+            try:
+                outcomes.add(read(damaged, DEFLATED, size))
+            except UnreadableDataSet:
+                outcomes.add(None)
+        assert len(outcomes) == 1, damaged_at
+        found += outcomes
+    assert {None, EXPECTED} <= set(found)
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x03", zlib.compress(CLASS)])

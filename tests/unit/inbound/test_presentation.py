@@ -131,6 +131,9 @@ def test_what_healthimaging_imports() -> None:
     names = {uid for uid in AllTransferSyntaxes if not UID(uid).name.startswith(("JPIP", "SMPTE"))}
     assert {str(uid) for uid in names} | {"1.2.840.10008.1.2.4.112"} == HEALTHIMAGING_TRANSFER_SYNTAXES
     assert IMPLICIT not in LOSSY_TRANSFER_SYNTAXES
+    # of the retired JPEG processes, too, only these are lossless (PS3.5 1998, annex A.4)
+    jpeg = {f"1.2.840.10008.1.2.4.{number}" for number in range(50, 71) if number not in {67, 68, 69}}
+    assert {uid.rpartition(".")[2] for uid in jpeg - LOSSY_TRANSFER_SYNTAXES} == {"57", "58", "65", "66", "70"}
     assert JPEG_LOSSLESS not in LOSSY_TRANSFER_SYNTAXES
 
 

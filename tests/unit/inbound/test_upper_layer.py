@@ -371,3 +371,41 @@ def test_the_source_and_reason_of_an_abort_are_told() -> None:
 def test_sending_is_possible_while_established_and_before_the_release_is_answered() -> None:
     able = {state for state in State if a_layer(state).can_send}
     assert {State.ESTABLISHED, State.AWAIT_RELEASE_RESPONSE} == able
+
+
+@pytest.mark.parametrize(
+    "first,words",
+    [
+        (bytes.fromhex("16030100c8"), "TLS was spoken"),
+        (b"GET / HTTP/1.1", "a web client"),
+        (b"OPTIONS / HTTP/1.1", "a web client"),
+        (pdus.UNKNOWN_PDU, "no known type"),
+    ],
+)
+def test_who_speaks_something_else_is_named(first: bytes, words: str) -> None:
+    told = [
+        one
+        for one in receive(a_layer(State.AWAIT_ASSOCIATE_RQ), first + b"\0" * 99)
+        if type(one) is ViolationIndication
+    ]
+    assert words in told[0].problem
+
+
+def test_who_goes_on_after_our_abort_is_told_once_more_and_no_more() -> None:
+    layer = a_layer(State.AWAIT_CLOSE)
+    for _ in range(3):
+        receive(layer, b"\x99\0\0\0\0\0" * 5000)
+    assert pdus.abort(2, 1) == layer.data_to_send()
+
+
+@pytest.mark.parametrize("answer", [lambda layer: layer.accept(ACCEPT), lambda layer: layer.reject(REJECTION)])
+def test_a_request_is_not_kept_once_it_is_answered(answer: Callable[[UpperLayer], object]) -> None:
+    layer = a_layer(State.AWAIT_ASSOCIATE_RESPONSE)
+    answer(layer)
+    assert layer._request is None
+
+
+def test_a_request_that_we_reject_ourselves_is_not_kept() -> None:
+    layer = a_layer(State.AWAIT_ASSOCIATE_RQ)
+    receive(layer, pdus.associate_rq(version=2))
+    assert layer._request is None

@@ -552,3 +552,65 @@ def test_a_new_request_of_somebody_quicker_is_compared_again(hospital: Hospital)
     store.before = swap
     assert receiver.asked(a_reference(1), association="a-2") is None
     assert hospital.stored.association == "a-2"
+
+
+def test_what_another_thread_is_delivering_is_left_to_it(hospital: Hospital) -> None:
+    class Meanwhile(MemoryOpenAssociations):
+        def report(self, association: str, result: CommitmentResult) -> Reported:
+            assert receiver.answer() == 0
+            return super().report(association, result)
+
+    receiver = hospital.receiver()
+    receiver.associations = Meanwhile({"a-1": Reported.DELIVERED})
+    receiver.answer = attrs.evolve(receiver.answer, associations=receiver.associations)
+    hospital.record(1, state=InstanceState.IMPORTED)
+    receiver.asked(a_reference(1))
+    assert receiver.answer() == 1
+    assert len(receiver.associations.reported) == 1
+
+
+@pytest.mark.parametrize("answer", [Reported.BUSY, Reported.REFUSED])
+def test_an_association_that_takes_nothing_costs_one_wait_a_round(hospital: Hospital, answer: Reported) -> None:
+    class Counting(MemoryOpenAssociations):
+        asked = 0
+
+        def report(self, association: str, result: CommitmentResult) -> Reported:
+            self.asked += 1
+            return super().report(association, result)
+
+    receiver = hospital.receiver()
+    counting = Counting({"a-1": answer, "a-2": Reported.DELIVERED})
+    receiver.answer = attrs.evolve(receiver.answer, associations=counting)
+    hospital.record(1, state=InstanceState.IMPORTED)
+    for number in range(5):
+        receiver.asked(a_reference(1), transaction=a_uid(number, root="2.25.5"))
+    receiver.asked(a_reference(1), transaction=a_uid(9, root="2.25.5"), association="a-2")
+    assert receiver.answer() == 1, "the other association is served in the same round"
+    assert counting.asked == 2
+    counting.answers["a-1"] = Reported.DELIVERED
+    hospital.clock.advance(10)
+    assert receiver.answer() == 5
+
+
+def test_a_round_claims_no_more_than_it_can_hold(hospital: Hospital) -> None:
+    receiver = hospital.receiver()
+    references = [a_reference(number) for number in range(7000)]
+    hospital.record(1)
+    for number in range(4):
+        receiver.asked(*references, transaction=a_uid(number, root="2.25.5"))
+    hospital.clock.advance(10)
+    assert [receiver.answer() for _ in range(2)] == [0, 0]
+    hospital.metadata.put_entries([a_record(1, state=InstanceState.IMPORTED)])
+    hospital.clock.advance(10)
+    assert [receiver.answer() for _ in range(3)] == [3, 1, 0]
+
+
+def test_what_cannot_be_delivered_is_not_told_at_every_attempt(hospital: Hospital) -> None:
+    receiver = hospital.receiver(peers={})
+    hospital.record(1, state=InstanceState.IMPORTED)
+    receiver.asked(a_reference(1))
+    for _ in range(40):
+        receiver.answer()
+        hospital.clock.advance(3600)
+    assert len(hospital.telemetry.named("commitment.undeliverable")) == 2
+    assert len(hospital.telemetry.named("commitment.delivery_lost")) == 1
