@@ -397,9 +397,9 @@ def test_refused_contexts_are_reported_by_name(receiver: Running) -> None:
     assert len(association.accepted_contexts) == 1
     association.release()
     (event,) = receiver.telemetry.named("context.refused")
-    assert event["abstract_syntax"] == find
-    assert event["name"] == "Patient Root Query/Retrieve Information Model - FIND"
+    assert event["abstract_syntaxes"] == f"{find} (Patient Root Query/Retrieve Information Model - FIND)"
     assert event["result"] == 3
+    assert event["contexts"] == 1
 
 
 def test_no_acceptable_context_is_an_acceptance_of_none(receiver: Running) -> None:

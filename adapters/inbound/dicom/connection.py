@@ -31,7 +31,7 @@ from adapters.inbound.dicom.indications import (
     ViolationIndication,
 )
 from adapters.inbound.dicom.operations import Operations
-from adapters.inbound.dicom.presentation import PresentationPolicy, name_of
+from adapters.inbound.dicom.presentation import PresentationPolicy, refused_contexts
 from adapters.inbound.dicom.seam import ReceiveInstance, Telemetry
 from adapters.inbound.dicom.state_table import State
 from adapters.inbound.dicom.strangers import Strangers
@@ -383,16 +383,12 @@ class Connection:
             contexts=len(accept.contexts),
             accepted_contexts=len(accepted),
         )
-        for context in accept.contexts:
-            if context.result:
-                self._event(
-                    "context.refused",
-                    calling_ae_title=_shown(request.calling_ae_title),
-                    abstract_syntax=context.abstract_syntax,
-                    name=name_of(context.abstract_syntax),
-                    transfer_syntax=context.transfer_syntax,
-                    result=context.result,
-                )
+        for refused in refused_contexts(request.contexts, accept.contexts):
+            self._event(
+                "context.refused",
+                calling_ae_title=_shown(request.calling_ae_title),
+                **attrs.asdict(refused),
+            )
 
     def _answer(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
         # A peer that has aborted or gone meanwhile gets no answer; what was stored stays stored.

@@ -27,6 +27,8 @@ VERIFICATION = "1.2.840.10008.1.1"
 STORAGE_SERVICE_CLASS = "1.2.840.10008.4.2"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 
+_MOST_SHOWN = 20  # UIDs in one line of the log
+
 MAXIMUM_OPERATIONS = 16  # of an asynchronous operations window
 
 ACCEPTED = 0
@@ -229,6 +231,51 @@ def name_of(uid: str) -> str:
     if not uid:
         return "not a UID"
     return UID_dictionary[uid][0] if uid in UID_dictionary else "private or unknown"
+
+
+@attrs.frozen(kw_only=True)
+class RefusedContexts:
+    """
+    The contexts of one association that were refused for one reason, in words for the administrator.
+
+    Attributes:
+        result: why: 3 abstract syntax, 4 transfer syntaxes not supported (PS3.8 table 9-18).
+        contexts: how many.
+        abstract_syntaxes: "UID (name)" of each, the first ones only if they are many.
+        transfer_syntaxes: what was proposed for them, the same way.
+
+    """
+
+    result: int
+    contexts: int
+    abstract_syntaxes: str
+    transfer_syntaxes: str
+
+
+def refused_contexts(proposed: Iterable[ProposedContext], results: Iterable[ContextResult]) -> list[RefusedContexts]:
+    """Sum up what was refused: a device proposes up to 128 contexts, each time it connects."""
+    proposals = {context.context_id: context for context in proposed}
+    by_result: dict[int, list[ProposedContext]] = {}
+    for answer in results:
+        if answer.result:
+            by_result.setdefault(answer.result, []).append(proposals[answer.context_id])
+    return [
+        RefusedContexts(
+            result=result,
+            contexts=len(contexts),
+            abstract_syntaxes=_listed(context.abstract_syntax for context in contexts),
+            transfer_syntaxes=_listed(uid for context in contexts for uid in context.transfer_syntaxes),
+        )
+        for result, contexts in sorted(by_result.items())
+    ]
+
+
+def _listed(uids: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(uids))
+    shown = [f"{uid} ({name_of(uid)})" for uid in distinct[:_MOST_SHOWN]]
+    if len(distinct) > _MOST_SHOWN:
+        shown.append(f"and {len(distinct) - _MOST_SHOWN} more")
+    return ", ".join(shown)
 
 
 def answer_operations_window(proposed: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from adapters.inbound.dicom.presentation import (
     LOSSY_TRANSFER_SYNTAXES,
     PresentationPolicy,
     name_of,
+    refused_contexts,
 )
 from domain.association import UserIdentity
 from domain.errors import InvalidIdentifier
@@ -181,3 +182,26 @@ def test_uids_are_named_for_people() -> None:
     assert name_of(CT) == "CT Image Storage"
     assert name_of(PRIVATE_CLASS) == "private or unknown"
     assert name_of("") == "not a UID"
+
+
+def test_refused_contexts_are_summed_up_by_reason() -> None:
+    request = a_request(
+        (CT, (EXPLICIT,)),
+        ("1.2.840.10008.5.1.4.1.2.1.1", (IMPLICIT,)),
+        *((CT, (f"1.2.3.{number}",)) for number in range(30)),
+    )
+    results = PresentationPolicy().negotiate(request, 16384).contexts
+    classes, syntaxes = refused_contexts(request.contexts, results)
+    assert (classes.result, classes.contexts) == (3, 1)
+    assert classes.abstract_syntaxes == (
+        "1.2.840.10008.5.1.4.1.2.1.1 (Patient Root Query/Retrieve Information Model - FIND)"
+    )
+    assert (syntaxes.result, syntaxes.contexts) == (4, 30)
+    assert syntaxes.abstract_syntaxes == f"{CT} (CT Image Storage)"
+    assert syntaxes.transfer_syntaxes.startswith("1.2.3.0 (private or unknown), 1.2.3.1 ")
+    assert syntaxes.transfer_syntaxes.endswith("1.2.3.19 (private or unknown), and 10 more")
+
+
+def test_nothing_refused_is_nothing_to_tell() -> None:
+    request = a_request((CT, (EXPLICIT,)))
+    assert refused_contexts(request.contexts, PresentationPolicy().negotiate(request, 16384).contexts) == []
