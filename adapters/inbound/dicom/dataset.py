@@ -227,10 +227,11 @@ class IdentityReader:
         return self.is_done
 
     def _scan_inflated(self, piece: bytes) -> None:
+        # To the byte, so that the answer does not depend on how the bytes were split.
+        self._scan(piece[: self._inflated_budget - self._inflated_bytes])
         self._inflated_bytes += len(piece)
-        if self._inflated_bytes > self._inflated_budget:
+        if not self.is_done and self._inflated_bytes > self._inflated_budget:
             raise UnreadableDataSet(f"the first {self._inflated_budget} inflated bytes hold no Series Instance UID")
-        self._scan(piece)
 
     @property
     def _is_inflating(self) -> bool:
