@@ -248,18 +248,21 @@ def test_a_decompression_bomb_is_refused_within_its_budget() -> None:
         IdentityReader(DEFLATED, inflated_budget=1 << 20).feed(data)
 
 
+def feed(reader: IdentityReader, data: bytes, size: int) -> None:
+    for start in range(0, len(data), size):
+        reader.feed(data[start : start + size])
+
+
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_the_budget_ends_at_a_byte_however_the_bytes_are_split(size: int) -> None:
     deflater = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     head = struct.pack("<HH2sHI", 8, 8, b"UT", 0, 4000) + bytes(4000) + CLASS + INSTANCE + STUDY + SERIES
     data = deflater.compress(head + bytes(100_000)) + deflater.flush()
     enough, short = (IdentityReader(DEFLATED, inflated_budget=budget) for budget in (len(head), len(head) - 1))
-    for start in range(0, len(data), size):
-        enough.feed(data[start : start + size])
+    feed(enough, data, size)
     assert enough.result() == EXPECTED
     with pytest.raises(UnreadableDataSet, match=f"the first {len(head) - 1} inflated bytes"):
-        for start in range(0, len(data), size):
-            short.feed(data[start : start + size])
+        feed(short, data, size)
 
 
 def test_what_stands_before_damage_counts_however_the_bytes_are_split() -> None:
