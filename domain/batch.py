@@ -187,7 +187,7 @@ class Batch:
             attempt=self.attempt + 1,
             run=1,
             is_cleared=False,
-            previous_job_id=self.job_id if self.state is BatchState.FAILED else None,
+            previous_job_id=self.job_id or self.previous_job_id if self.state is BatchState.FAILED else None,
             job_id=None,
             submitted_at=None,
             settled_at=None,

@@ -151,7 +151,7 @@ class MetadataStore(Protocol):
         """
         Write newest records, each only if the stored one is still the second of the pair (None: absent).
 
-        The stored one is still the same if batch, attempt and state are.
+        The stored one is still the same if batch, attempt, state and `earlier` are.
 
         Returns:
             The instances whose record has changed meanwhile and was left as it is.

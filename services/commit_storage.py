@@ -235,9 +235,8 @@ class AnswerCommitments:
         found: dict[Uid, StagedObject] = {}
         if not wanted:
             return found
-        batches = [
-            batch for batch in self.metadata.batches([BatchState.OPEN, BatchState.CLOSED]) if _is_unlisted(batch)
-        ]
+        states = [BatchState.OPEN, BatchState.CLOSED, BatchState.FAILED]
+        batches = [batch for batch in self.metadata.batches(states) if _is_unlisted(batch)]
         for batch in reversed(batches):
             for staged in self.staging.list(batch.id):
                 if staged.key.sop_instance in wanted:
@@ -369,4 +368,6 @@ class AnswerCommitments:
 
 
 def _is_unlisted(batch: Batch) -> bool:
+    if batch.state is BatchState.FAILED:
+        return not batch.files  # it failed before it was decided what the import takes
     return batch.state is BatchState.OPEN or not batch.is_cleared

@@ -291,8 +291,8 @@ class MemoryMetadataStore:
         return True
 
 
-def _identity(record: InstanceRecord | None) -> tuple[BatchId, int, InstanceState] | None:
-    return None if record is None else (record.batch, record.attempt, record.state)
+def _identity(record: InstanceRecord | None) -> tuple[BatchId, int, InstanceState, tuple[BatchId, ...]] | None:
+    return None if record is None else (record.batch, record.attempt, record.state, record.earlier)
 
 
 def _by_batch(record: InstanceRecord) -> tuple[BatchId, Uid, Uid]:

@@ -322,12 +322,8 @@ class DynamoDbMetadataStore:
             return self._table.put_if(newest_item(record), _ABSENT)
         return self._table.put_if(
             newest_item(record),
-            "#batch = :batch AND #attempt = :attempt AND #state = :state",
-            {
-                ":batch": text_value(expected.batch),
-                ":attempt": number_value(expected.attempt),
-                ":state": text_value(expected.state.value),
-            },
+            "#batch = :batch AND #attempt = :attempt AND #state = :state AND #earlier = :earlier",
+            {f":{name}": newest_item(expected)[name] for name in ("batch", "attempt", "state", "earlier")},
         )
 
     def _follow(self, entries: Sequence[InstanceRecord]) -> None:

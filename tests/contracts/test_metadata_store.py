@@ -347,8 +347,13 @@ class TestNewest:
 
     @pytest.mark.parametrize(
         "stored",
-        [a_record(batch=a_batch_id(3)), a_record(attempt=2), a_record(state=IMPORTED)],
-        ids=["batch", "attempt", "state"],
+        [
+            a_record(batch=a_batch_id(3)),
+            a_record(attempt=2),
+            a_record(state=IMPORTED),
+            a_record(earlier=(a_batch_id(8),)),
+        ],
+        ids=["batch", "attempt", "state", "earlier"],
     )
     def test_a_claim_on_what_has_changed_is_lost(self, store: MetadataStore, stored: InstanceRecord) -> None:
         store.claim([(stored, None)])
@@ -356,7 +361,7 @@ class TestNewest:
         assert store.newest([a_key()]) == {a_key(): stored}
 
     def test_other_changes_do_not_make_it_another_record(self, store: MetadataStore) -> None:
-        store.claim([(a_record(earlier=(a_batch_id(8),)), None)])
+        store.claim([(a_record(size=8), None)])
         newer = a_record(batch=a_batch_id(2))
         assert store.claim([(newer, a_record())]) == frozenset()
 

@@ -25,7 +25,7 @@ from domain.batch import Batch
 from domain.commitment import CommitmentRequest
 from domain.identifiers import BatchId, Uid
 from domain.instance import InstanceKey
-from domain.lifecycle import BatchState
+from domain.lifecycle import BatchState, InstanceState
 from domain.record import InstanceRecord, StudyHolding, StudyRecord
 
 _AFTER_EVERY_TIME = "~"  # sorts after any digit
@@ -136,7 +136,7 @@ class SqliteMetadataStore:
         with self._file.writing() as connection:
             for record, expected in claims:
                 stored = connection.execute(_NEWEST, (str(record.key.study), str(record.key.sop_instance))).fetchone()
-                if (None if stored is None else stored[:3]) == _identity(expected):
+                if _identity(None if stored is None else INSTANCE.loads(stored[3])) == _identity(expected):
                     _put_newest(connection, record)
                 else:
                     lost.add(record.key)
@@ -340,8 +340,8 @@ def _commitment_columns(request: CommitmentRequest) -> tuple[int, str, int, str]
     return int(request.is_finished), time_text(request.due_at), request.revision, COMMITMENT.dumps(request)
 
 
-def _identity(record: InstanceRecord | None) -> tuple[str, int, str] | None:
-    return None if record is None else (str(record.batch), record.attempt, record.state.value)
+def _identity(record: InstanceRecord | None) -> tuple[BatchId, int, InstanceState, tuple[BatchId, ...]] | None:
+    return None if record is None else (record.batch, record.attempt, record.state, record.earlier)
 
 
 def _replace(connection: sqlite3.Connection, old: Batch, new: Batch) -> bool:

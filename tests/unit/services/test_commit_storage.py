@@ -304,6 +304,17 @@ def test_a_batch_that_was_cleared_is_not_listed_again(hospital: Hospital) -> Non
     assert receiver.answer() == 1
 
 
+def test_a_newer_copy_in_a_batch_that_failed_unlisted_keeps_the_answer_waiting(hospital: Hospital) -> None:
+    hospital.record(1, state=InstanceState.IMPORTED)
+    hospital.stage(1, batch=2, state=BatchState.FAILED)
+    receiver = hospital.receiver()
+    receiver.asked(a_reference(1))
+    assert receiver.answer() == 0
+    hospital.clock.advance(24 * 3600.0)
+    assert receiver.answer() == 1
+    assert hospital.stored.result.failed == ((a_reference(1), FailureReason.PROCESSING_FAILURE),)
+
+
 def test_nothing_unknown_is_committed(hospital: Hospital) -> None:
     receiver = hospital.receiver()
     receiver.asked(a_reference(7))

@@ -141,6 +141,26 @@ def test_a_newer_copy_that_failed_and_is_retried_waits_for_an_older_one_listed_a
     assert newer == next(iter(world.importer.data.values())).batch
 
 
+def test_an_older_copy_listed_while_a_retried_newer_one_is_entered_is_waited_for(world: World) -> None:
+    older, newer = a_closed_batch(world, (1, 0)), a_closed_batch(world, (1, 1))
+    world.importer.rejections[a_uid(1)] = REJECTED
+    for _ in range(4):
+        world.carry(newer)
+        world.work()
+    assert states(world, newer) == [InstanceState.FAILED]
+    world.importer.rejections.clear()
+    world.retry(newer)
+
+    def import_the_older(_port: str) -> None:
+        assert Listing.READY is world.list_batch(older)
+        world.start_import(older)
+
+    with world.interrupted(Interruption(1, False, import_the_older, "claim")):
+        assert Listing.WAIT is world.list_batch(newer)
+    world.run()
+    assert newer == next(iter(world.importer.data.values())).batch
+
+
 def test_a_batch_that_others_changed_meanwhile_is_left_to_them(world: World) -> None:
     batch = a_closed_batch(world, (1, 0))
     with world.interrupted(Interruption(1, False, lambda _: world.list_batch(batch), "clear_batch")):
@@ -237,6 +257,18 @@ def test_a_failed_job_left_nothing_to_read(world: World) -> None:
         world.work()
     world.retry(batch)
     assert Listing.READY is world.list_batch(batch)
+
+
+def test_a_retry_that_failed_before_it_was_listed_does_not_forget_the_results(world: World) -> None:
+    batch = a_failed_batch(world)
+    world.retry(batch)
+    retried = world.metadata.batch(batch)
+    assert retried is not None
+    world.metadata.replace_batch(retried, retried.failed("an error of ours"))
+    world.importer.unreadable.clear()
+    world.retry(batch)
+    assert Listing.READY is world.list_batch(batch)
+    assert states(world, batch) == [InstanceState.IMPORTED, InstanceState.STAGED]
 
 
 def test_a_job_that_was_given_up_and_still_runs_is_waited_for(world: World) -> None:
