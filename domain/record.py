@@ -24,6 +24,9 @@ from domain.lifecycle import InstanceState
 from domain.results import ImportOutcome
 from domain.staging import StagedInstance, StagingKey
 
+REMEMBERED = 20
+"""How many of the last batches with older copies are remembered although they have ended."""
+
 NO_OUTCOME = "no outcome: the import job's results do not mention this instance"
 
 
@@ -142,6 +145,16 @@ class InstanceRecord:
             reason=f"a newer copy is in batch {newer.batch}",
             conflict=None if same else f"a newer copy with other bytes is in batch {newer.batch}",
         )
+
+    def forgetting(self, ended: frozenset[BatchId]) -> InstanceRecord:
+        """
+        Return it without the batches in `earlier` that have ended, all but the last few.
+
+        Their next attempt is listed before it starts, and then sees this copy; an instance that is sent for ever would
+        outgrow what a record may hold.
+        """
+        old, last = self.earlier[:-REMEMBERED], self.earlier[-REMEMBERED:]
+        return attrs.evolve(self, earlier=(*(batch for batch in old if batch not in ended), *last))
 
 
 def newest_of(candidate: InstanceRecord, stored: InstanceRecord | None) -> InstanceRecord | None:

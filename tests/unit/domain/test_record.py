@@ -7,6 +7,7 @@ from domain.instance import InstanceKey
 from domain.lifecycle import InstanceState
 from domain.record import (
     NO_OUTCOME,
+    REMEMBERED,
     InstanceRecord,
     StudyHolding,
     StudyRecord,
@@ -177,6 +178,14 @@ def test_a_copy_that_is_retried_is_staged_again_and_keeps_what_was_before() -> N
 
 def test_a_copy_with_an_outcome_is_not_staged_again_in_the_same_attempt() -> None:
     assert newest_of(a_copy(2), a_copy(2, state=FAILED)) is None
+
+
+def test_batches_that_have_ended_are_forgotten_but_for_the_last_few() -> None:
+    earlier = tuple(a_batch_id(number) for number in range(REMEMBERED + 3))
+    ended = frozenset(earlier) - {a_batch_id(1)}
+    stored = a_copy(99, earlier=earlier)
+    assert (a_batch_id(1), *earlier[3:]) == stored.forgetting(ended).earlier
+    assert stored == stored.forgetting(frozenset())
 
 
 def test_a_newer_copy_elsewhere_is_preferred_while_it_is_kept() -> None:
