@@ -32,6 +32,14 @@ class Requestor(AE):
             self._sockets.append(created.socket)
         return created
 
+    def end(self, association: Association) -> None:
+        """Release an association, end it by force if that fails, and close the connection."""
+        if association.is_established:
+            association.release()
+        if not association.is_released and association.is_alive():
+            association.abort()
+        self.hang_up(association)
+
     def hang_up(self, association: Association) -> None:
         """Close what associations that have ended left open; may be repeated, never raises."""
         association.dul.join(_LAST_WORDS_SECONDS)
