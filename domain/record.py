@@ -108,8 +108,13 @@ class InstanceRecord:
         return self.state is not InstanceState.STAGED or stored.state is InstanceState.STAGED
 
     def settled(self, outcome: ImportOutcome, attempt: int, data_store: DataStoreId) -> InstanceRecord:
-        """Return it with what the results of `attempt` say of it."""
+        """
+        Return it with what the results of `attempt` say of it.
+
+        A warning may leave out what an earlier record of the file said; where none says no, the image set is primary.
+        """
         if outcome.is_imported:
+            is_primary = self.is_primary is not False if outcome.is_primary is None else outcome.is_primary
             return attrs.evolve(
                 self,
                 attempt=attempt,
@@ -119,9 +124,9 @@ class InstanceRecord:
                 data_store=data_store,
                 image_set=outcome.image_set,
                 image_set_version=outcome.image_set_version,
-                is_primary=outcome.is_primary,
+                is_primary=is_primary,
                 warnings=outcome.warnings,
-                conflict=None if outcome.is_primary else "imported into a non-primary image set",
+                conflict=None if is_primary else "imported into a non-primary image set",
             )
         return self.failed(outcome.reason or NO_OUTCOME, attempt, is_server_error=outcome.is_server_error)
 

@@ -113,6 +113,18 @@ def test_a_non_primary_image_set_is_a_conflict() -> None:
     assert a_record().settled(outcome, 1, DATA_STORE).conflict == "imported into a non-primary image set"
 
 
+@pytest.mark.parametrize("first, expected", [(True, True), (None, True), (False, False)])
+def test_a_warning_does_not_take_back_that_the_image_set_is_not_primary(first: bool | None, expected: bool) -> None:
+    imported = ImportOutcome(key=a_staging_key(1), image_set=an_image_set(), is_primary=first)
+    warned = attrs.evolve(imported, is_primary=None, warnings=("frames",))
+    settled = a_record().settled(imported, 1, DATA_STORE).settled(warned, 1, DATA_STORE)
+    assert (expected, not expected, ("frames",)) == (
+        settled.is_primary,
+        settled.conflict is not None,
+        settled.warnings,
+    )
+
+
 @pytest.mark.parametrize("reason, expected", [("bad", "bad"), (None, NO_OUTCOME)])
 def test_a_failed_instance_has_a_reason(reason: str | None, expected: str) -> None:
     outcome = ImportOutcome(key=a_staging_key(1), reason=reason, is_server_error=True)
