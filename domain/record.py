@@ -24,6 +24,9 @@ from domain.lifecycle import InstanceState
 from domain.results import ImportOutcome
 from domain.staging import StagedInstance, StagingKey
 
+REMEMBERED = 20
+"""How many of the last batches with older copies are remembered although they have ended."""
+
 NO_OUTCOME = "no outcome: the import job's results do not mention this instance"
 
 
@@ -105,8 +108,13 @@ class InstanceRecord:
         return self.state is not InstanceState.STAGED or stored.state is InstanceState.STAGED
 
     def settled(self, outcome: ImportOutcome, attempt: int, data_store: DataStoreId) -> InstanceRecord:
-        """Return it with what the results of `attempt` say of it."""
+        """
+        Return it with what the results of `attempt` say of it.
+
+        A warning may leave out what an earlier record of the file said; where none says no, the image set is primary.
+        """
         if outcome.is_imported:
+            is_primary = self.is_primary is not False if outcome.is_primary is None else outcome.is_primary
             return attrs.evolve(
                 self,
                 attempt=attempt,
@@ -116,9 +124,9 @@ class InstanceRecord:
                 data_store=data_store,
                 image_set=outcome.image_set,
                 image_set_version=outcome.image_set_version,
-                is_primary=outcome.is_primary,
+                is_primary=is_primary,
                 warnings=outcome.warnings,
-                conflict=None if outcome.is_primary else "imported into a non-primary image set",
+                conflict=None if is_primary else "imported into a non-primary image set",
             )
         return self.failed(outcome.reason or NO_OUTCOME, attempt, is_server_error=outcome.is_server_error)
 
@@ -142,6 +150,16 @@ class InstanceRecord:
             reason=f"a newer copy is in batch {newer.batch}",
             conflict=None if same else f"a newer copy with other bytes is in batch {newer.batch}",
         )
+
+    def forgetting(self, ended: frozenset[BatchId]) -> InstanceRecord:
+        """
+        Return it without the batches in `earlier` that have ended, all but the last few.
+
+        Their next attempt is listed before it starts, and then sees this copy; an instance that is sent for ever would
+        outgrow what a record may hold.
+        """
+        old, last = self.earlier[:-REMEMBERED], self.earlier[-REMEMBERED:]
+        return attrs.evolve(self, earlier=(*(batch for batch in old if batch not in ended), *last))
 
 
 def newest_of(candidate: InstanceRecord, stored: InstanceRecord | None) -> InstanceRecord | None:

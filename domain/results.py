@@ -28,7 +28,8 @@ class ImportOutcome:
     Attributes:
         image_set: where it was imported; None if it was not.
         image_set_version: if the record says so.
-        is_primary: False where the file conflicts with what the data store already holds of the study.
+        is_primary: False where the file conflicts with what the data store already holds of the study; None if the
+            record does not say.
         reason: why it failed, in the service's words; may quote the data set, so it never reaches a log.
         is_server_error: the service's own fault: worth another attempt without anybody's doing.
         warnings: the service's reservations about an imported file.
@@ -38,7 +39,7 @@ class ImportOutcome:
     key: StagingKey
     image_set: ImageSetId | None = None
     image_set_version: int | None = None
-    is_primary: bool = True
+    is_primary: bool | None = True
     reason: str | None = None
     is_server_error: bool = False
     warnings: tuple[str, ...] = ()
@@ -113,11 +114,12 @@ def _imported(key: StagingKey, response: Mapping[str, Any]) -> ImportOutcome | N
         image_set = ImageSetId(str(response.get("imageSetId")))
     except InvalidIdentifier:
         return None
+    is_primary = response.get("isPrimary")
     return ImportOutcome(
         key=key,
         image_set=image_set,
         image_set_version=_version(response.get("imageSetVersion")),
-        is_primary=response.get("isPrimary") is not False,
+        is_primary=is_primary if isinstance(is_primary, bool) else None,
         warnings=tuple(_warning(warning) for warning in response.get("warnings") or ()),
     )
 

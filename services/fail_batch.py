@@ -6,9 +6,19 @@ from __future__ import annotations
 
 import attrs
 
+from domain.batch import Batch
 from domain.identifiers import BatchId
 from domain.lifecycle import STARTED, BatchState
 from domain.ports import MetadataStore, Telemetry
+
+
+def record_failure(metadata: MetadataStore, telemetry: Telemetry, batch: Batch, reason: str, *, step: str) -> bool:
+    """Record that `batch` FAILED in a step; False, changing nothing, if it has gone on meanwhile."""
+    if not metadata.replace_batch(batch, batch.failed(reason)):
+        return False
+    telemetry.event("batch.failed", batch=batch.id.value, step=step)
+    telemetry.measure("ImportFailures", 1)
+    return True
 
 
 @attrs.frozen(kw_only=True)
@@ -34,8 +44,4 @@ class FailBatch:
             return False
         if batch.state is not BatchState.CLOSED and batch.state not in STARTED:
             return batch.state is BatchState.FAILED
-        if not self.metadata.replace_batch(batch, batch.failed(reason)):
-            return False
-        self.telemetry.event("batch.failed", batch=batch.id.value, step="workflow")
-        self.telemetry.measure("ImportFailures", 1)
-        return True
+        return record_failure(self.metadata, self.telemetry, batch, reason, step="workflow")

@@ -14,6 +14,7 @@ from domain.identifiers import BatchId
 from domain.import_job import ImportJobStatus
 from domain.lifecycle import STARTED, BatchState
 from domain.ports import Importer, MetadataStore, Telemetry
+from services.fail_batch import record_failure
 
 
 class Progress(StrEnum):
@@ -62,8 +63,5 @@ class FollowImport:
         return Progress.RUNNING
 
     def _fail(self, batch: Batch, reason: str) -> Progress:
-        if not self.metadata.replace_batch(batch, batch.failed(reason)):
-            return Progress.STALE
-        self.telemetry.event("batch.failed", batch=batch.id.value, step="import")
-        self.telemetry.measure("ImportFailures", 1)
-        return Progress.FAILED
+        is_failed = record_failure(self.metadata, self.telemetry, batch, reason, step="import")
+        return Progress.FAILED if is_failed else Progress.STALE

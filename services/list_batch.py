@@ -99,8 +99,10 @@ class ListBatch:
         entered = self._enter(batch)
         for batch_id in (batch.id, *entered.displaced):
             self.settle.refresh_holdings(batch_id)
+        unfinished = self._unfinished(entered.others)
+        self.settle.forget(batch.id, entered.others - unfinished)
         cleared = batch.cleared()
-        if self.metadata.clear_batch(batch, cleared, self._unfinished(entered.others)):
+        if self.metadata.clear_batch(batch, cleared, unfinished):
             return cleared
         stored = self.metadata.batch(batch.id)
         if stored is None or stored.revision != batch.revision:

@@ -140,6 +140,7 @@ class Reconcile:
                         series=staged.key.series,
                         batch=batch.id,
                         staged_at=staged.modified_at or batch.opened_at,
+                        attempt=batch.attempt,
                         size=staged.size,
                         state=InstanceState.SUPERSEDED,
                         reason=_SUPERSEDED,

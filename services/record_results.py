@@ -21,6 +21,7 @@ from domain.import_job import ImportJob, PollPolicy
 from domain.lifecycle import STARTED, BatchState, InstanceState
 from domain.ports import Clock, Importer, MetadataStore, ResultsReader, Telemetry
 from domain.record import NO_OUTCOME, InstanceRecord
+from services.fail_batch import record_failure
 from services.rehouse_orphans import RehouseOrphans
 from services.retry_batch import RetryBatch
 from services.settle_instances import SettleInstances, chunks
@@ -122,8 +123,5 @@ class RecordResults:
         return (self.clock.now() - ended).total_seconds() > self.poll.results_patience_seconds
 
     def _fail(self, batch: Batch, reason: str) -> Recording:
-        if not self.metadata.replace_batch(batch, batch.failed(reason)):
-            return Recording.STALE
-        self.telemetry.event("batch.failed", batch=batch.id.value, step="results")
-        self.telemetry.measure("ImportFailures", 1)
-        return Recording.FAILED
+        is_failed = record_failure(self.metadata, self.telemetry, batch, reason, step="results")
+        return Recording.FAILED if is_failed else Recording.STALE

@@ -7,6 +7,7 @@ A write that was confirmed late, or never, can leave an object in a prefix after
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import attrs
@@ -22,7 +23,12 @@ from services.settle_instances import chunks
 
 @attrs.frozen(kw_only=True)
 class RehouseOrphans:
-    """Find and move what was left behind; may be repeated at any point."""
+    """
+    Find and move what was left behind; may be repeated at any point.
+
+    A batch that could not be closed is closed by the next call: where it has no lease, nobody else closes it as long as
+    this process lives.
+    """
 
     staging: StagingArea
     metadata: MetadataStore
@@ -32,6 +38,7 @@ class RehouseOrphans:
     owner: str
     entropy: Callable[[], str]
     lease: LeasePolicy | None = None
+    _unclosed: set[Batch] = attrs.field(factory=set, init=False, repr=False)
 
     def __call__(self, batch_id: BatchId) -> int:
         """
@@ -41,6 +48,9 @@ class RehouseOrphans:
             How many objects were moved into a new batch.
 
         """
+        for unclosed in list(self._unclosed):
+            self._close(unclosed)
+            self._unclosed.discard(unclosed)
         batch = self.metadata.batch(batch_id)
         if batch is None or batch.state is not BatchState.SETTLED:
             return 0
@@ -59,7 +69,8 @@ class RehouseOrphans:
                 moved += 1
         finally:
             # What was moved goes on, also when an error ends the moving.
-            self._close(fresh, batch_id, moved)
+            self.telemetry.event("batch.rehoused", batch=fresh.id.value, source=batch_id.value, files=moved)
+            self._close(fresh)
         return moved
 
     def _orphans(self, batch: Batch) -> Iterator[StagedObject]:
@@ -87,15 +98,27 @@ class RehouseOrphans:
             opened_at=now,
             lease_expires_at=self.lease.expiry(now) if self.lease else None,
         )
-        if not self.metadata.add_batch(batch):
+        with self._remembering(batch):
+            is_new = self.metadata.add_batch(batch)
+        if not is_new:
             raise MetadataUnavailable(f"batch {batch.id} exists already")
         return batch
 
-    def _close(self, fresh: Batch, source: BatchId, moved: int) -> None:
+    @contextmanager
+    def _remembering(self, fresh: Batch) -> Iterator[None]:
+        """Remember a batch that may be open if the answer to a write is lost."""
+        try:
+            yield
+        except MetadataUnavailable:
+            self._unclosed.add(fresh)
+            raise
+
+    def _close(self, fresh: Batch) -> None:
         closed = fresh.closed(self.clock.now(), CloseReason.REHOUSED)
-        if not self.metadata.replace_batch(fresh, closed):
+        with self._remembering(fresh):
+            is_ours = self.metadata.replace_batch(fresh, closed)
+        if not is_ours:
             return  # recovery closed it meanwhile, and carries it on
-        self.telemetry.event("batch.rehoused", batch=fresh.id.value, source=source.value, files=moved)
         try:
             self.workflow.start(closed)
         except StoreScpError:

@@ -25,6 +25,8 @@ from domain.record import InstanceRecord, StudyRecord
 from domain.staging import StagedObject
 from services.settle_instances import chunks
 
+_MAYBE_UNLISTED = (BatchState.OPEN, BatchState.CLOSED, BatchState.FAILED)
+
 
 class StudyState(StrEnum):
     """How a study stands, the worst first."""
@@ -194,7 +196,7 @@ class ReportStatus:
         times: list[datetime] = []
         for staged, batch in self._unlisted():
             key = staged.key.instance_key
-            if key.study == study and _is_news(batch, instances[key].record if key in instances else None):
+            if key.study == study and _is_news(staged, batch, instances[key].record if key in instances else None):
                 instances[key] = _from_listing(staged, batch)
                 is_receiving = is_receiving or batch.state is BatchState.OPEN
                 times.append(staged.modified_at or batch.opened_at)
@@ -214,8 +216,11 @@ class ReportStatus:
         failed = self._failed_batches()
         found = {record.key: self._from_record(record, failed) for record in self.metadata.find_instance(sop_instance)}
         for staged, batch in self._unlisted():
-            if staged.key.sop_instance == sop_instance:
-                found[staged.key.instance_key] = _from_listing(staged, batch)
+            key = staged.key.instance_key
+            if key.sop_instance == sop_instance and _is_news(
+                staged, batch, found[key].record if key in found else None
+            ):
+                found[key] = _from_listing(staged, batch)
         if not found:
             raise NotFound("instance", sop_instance.value)
         return list(found.values())
@@ -262,9 +267,7 @@ class ReportStatus:
     def _unlisted(self) -> Iterator[_Unlisted]:
         """Yield the objects of batches that were not listed yet, of each instance only the newest."""
         seen: set[InstanceKey] = set()
-        batches = [
-            batch for batch in self.metadata.batches([BatchState.OPEN, BatchState.CLOSED]) if _is_unlisted(batch)
-        ]
+        batches = [batch for batch in self.metadata.batches(_MAYBE_UNLISTED) if _is_unlisted(batch)]
         for batch in reversed(batches):
             for staged in self.staging.list(batch.id):
                 if staged.key.instance_key not in seen:
@@ -320,14 +323,15 @@ class ReportStatus:
             if since is not None and written_at < since and staged.key.study not in studies:
                 continue
             stored = newest.get(staged.key.instance_key)
-            if not _is_news(batch, stored):
+            if not _is_news(staged, batch, stored):
                 continue
             before = None if stored is None else self._from_record(stored, failed).state
+            is_failed = batch.state is BatchState.FAILED
             studies[staged.key.study] = attrs.evolve(
                 status,
                 received=status.received + (stored is None),
                 imported=status.imported - (before is InstanceState.IMPORTED),
-                failed=status.failed - (before is InstanceState.FAILED),
+                failed=status.failed - (before is InstanceState.FAILED) + is_failed,
                 size=status.size + staged.size - (0 if stored is None else stored.size),
                 is_receiving=status.is_receiving or batch.state is BatchState.OPEN,
                 first_received=min(status.first_received or written_at, written_at),
@@ -354,22 +358,29 @@ class ReportStatus:
 
 
 def _is_unlisted(batch: Batch) -> bool:
+    if batch.state is BatchState.FAILED:
+        return not batch.files  # before it was decided what the import takes
     return batch.state is BatchState.OPEN or (batch.state is BatchState.CLOSED and not batch.is_cleared)
 
 
-def _is_news(batch: Batch, stored: InstanceRecord | None) -> bool:
+def _is_news(staged: StagedObject, batch: Batch, stored: InstanceRecord | None) -> bool:
     """Tell whether an object of an unlisted batch says more than `stored`, the newest record of its instance."""
-    if stored is None or stored.batch != batch.id:
+    if stored is None:
         return True
+    if stored.batch != batch.id:
+        # What waits is newer than what was listed; a failed batch may have been overtaken since.
+        return batch.state is not BatchState.FAILED or (staged.modified_at or batch.opened_at) > stored.staged_at
     # A batch that is imported again: what is in the data store already is only not given up yet.
     return stored.state in {InstanceState.STAGED, InstanceState.FAILED}
 
 
 def _from_listing(staged: StagedObject, batch: Batch) -> InstanceStatus:
+    is_failed = batch.state is BatchState.FAILED
     return InstanceStatus(
         key=staged.key.instance_key,
         series=staged.key.series,
         batch=batch.id,
-        state=InstanceState.STAGED,
+        state=InstanceState.FAILED if is_failed else InstanceState.STAGED,
+        reason=batch.reason if is_failed else None,
         size=staged.size,
     )

@@ -18,7 +18,15 @@ from domain.identifiers import BatchId, DataStoreId, Uid
 from domain.instance import InstanceKey
 from domain.lifecycle import InstanceState
 from domain.ports import MetadataStore, StagingArea
-from domain.record import InstanceRecord, StudyHolding, StudyRecord, add_holdings, holdings_of, newest_of
+from domain.record import (
+    REMEMBERED,
+    InstanceRecord,
+    StudyHolding,
+    StudyRecord,
+    add_holdings,
+    holdings_of,
+    newest_of,
+)
 from domain.results import ImportOutcome
 from domain.staging import StagedObject
 
@@ -86,6 +94,16 @@ class SettleInstances:
                 return Entered(others=frozenset(others - mine), displaced=frozenset(displaced - mine))
             pending = {key: pending[key] for key in lost}
         raise MetadataUnavailable("the newest records of instances kept changing")
+
+    def forget(self, batch_id: BatchId, ended: frozenset[BatchId]) -> None:
+        """Forget batches that have ended, where a newest record of this batch remembers too many of them."""
+        if len(ended) <= REMEMBERED:
+            return
+        for chunk in chunks(self.metadata.entries(batch_id)):
+            newest = self.metadata.newest([entry.key for entry in chunk]).values()
+            shorter = [(record.forgetting(ended), record) for record in newest if record.batch == batch_id]
+            # A claim that is lost is made by the next batch with a copy.
+            self.metadata.claim([(after, before) for after, before in shorter if after != before])
 
     def record(
         self, batch_id: BatchId, attempt: int, outcomes: Iterable[ImportOutcome], data_store: DataStoreId

@@ -14,6 +14,7 @@ from domain.identifiers import BatchId
 from domain.import_job import ImportJob, ImportRequest
 from domain.lifecycle import BatchState
 from domain.ports import Clock, Importer, MetadataStore, Telemetry
+from services.fail_batch import record_failure
 
 
 class Start(StrEnum):
@@ -74,8 +75,5 @@ class StartImport:
             return job
 
     def _refuse(self, batch: Batch, reason: str) -> Start:
-        if not self.metadata.replace_batch(batch, batch.failed(reason)):
-            return Start.STALE
-        self.telemetry.event("batch.failed", batch=batch.id.value, step="start")
-        self.telemetry.measure("ImportFailures", 1)
-        return Start.REFUSED
+        is_failed = record_failure(self.metadata, self.telemetry, batch, reason, step="start")
+        return Start.REFUSED if is_failed else Start.STALE

@@ -4,10 +4,11 @@ A receiver as a process: it runs until the process is told to stop.
 
 from __future__ import annotations
 
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from adapters.entrypoints.receiver import Chore, Receiver
@@ -15,6 +16,21 @@ from adapters.entrypoints.settings import Settings
 from adapters.entrypoints.use_cases import UseCases
 from adapters.inbound.application import Listening
 from adapters.outbound.draft_room import DraftRoom
+
+_OPEN_FILES = 65_536
+
+
+def allow_open_files() -> None:
+    """
+    Let this process have as many files and connections open as it may, within reason.
+
+    Many systems set 1,024 at first, which a few hundred associations use up when each has files open.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # not permitted: it does with what it has
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager
@@ -71,6 +87,7 @@ def receive_until_stopped(
         NotPossible: the address cannot be listened on.
 
     """
+    allow_open_files()
     hurrying = threading.Event()
     with stop_signals(hurrying) as stopping, reload_signal(is_wanted=settings.tls != "off") as reloading:
         receiver = Receiver(settings, use_cases, tuple(chores), drafts, on_load)

@@ -70,11 +70,7 @@ class DicomCommitmentSender:
         try:
             return self._report(association, result, to)
         finally:
-            if association.is_established:
-                association.release()
-            if not association.is_released and association.is_alive():
-                association.abort()
-            entity.hang_up(association)
+            entity.end(association)
 
     def _report(self, association: Association, result: CommitmentResult, to: CommitmentPeer) -> str | None:
         # A peer that leaves our role proposal unanswered is told all the same: many devices do, and wait for this.

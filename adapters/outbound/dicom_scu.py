@@ -388,16 +388,11 @@ class _Dialogue:
     _entity: Requestor
 
     def end(self) -> None:
-        """Release the association, end it by force if that fails, and close the connection."""
-        association = self.association
-        checkpoint = association._reactor_checkpoint  # noqa: SLF001  # set by us
+        """End the association, once its reactor runs again."""
+        checkpoint = self.association._reactor_checkpoint  # noqa: SLF001  # set by us
         if isinstance(checkpoint, HeldBack):
             checkpoint.let_go()
-        if association.is_established:
-            association.release()
-        if not association.is_released and association.is_alive():
-            association.abort()
-        self._entity.hang_up(association)
+        self._entity.end(self.association)
 
 
 def _tuned(association: Association, timeout_seconds: float) -> Association:

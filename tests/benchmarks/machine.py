@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -102,11 +102,15 @@ def cpu_seconds(pids: list[int]) -> float:
 
 def waiting_seconds(pid: int) -> float:
     """Return for how long the threads of a process were ready to run while no processor was free, all together."""
-    total = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            total += int(path.read_text().split()[1])
-    return total / 1e9
+    return sum(int(text.split()[1]) for text in _of_threads(pid, "schedstat")) / 1e9
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and the processes that it and they started; some may have ended meanwhile."""
+    pids = [pid]
+    for member in pids:
+        pids.extend(int(child) for text in _of_threads(member, "children") for child in text.split())
+    return pids
 
 
 @attrs.define
@@ -134,6 +138,19 @@ class Highest:
     def _watch(self) -> None:
         while not self._is_over.wait(self.every_seconds):
             self.value = max(self.value, self.measure())
+
+
+def _of_threads(pid: int, name: str) -> Iterator[str]:
+    """Yield what the kernel tells of each thread of a process; what has ended meanwhile is left out."""
+    threads: list[Path] = []
+    with contextlib.suppress(OSError):
+        threads.extend(Path(f"/proc/{pid}/task").iterdir())
+    for thread in threads:
+        try:
+            text = (thread / name).read_text()
+        except OSError:
+            continue
+        yield text
 
 
 def _kilobytes(path: str, name: str) -> int:

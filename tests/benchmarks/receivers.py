@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Self
 
 import attrs
 
+from tests.benchmarks.machine import family
 from tests.serving import clean_environment
 
 AE_TITLE = "STORESCP"
@@ -58,12 +58,7 @@ class Receiver(ABC):
 
     def pids(self) -> list[int]:
         """Return its process and the processes that it started."""
-        pids = [self.pid]
-        for pid in pids:
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                with contextlib.suppress(OSError):  # it has ended meanwhile
-                    pids.extend(int(child) for child in task.read_text().split())
-        return pids
+        return family(self.pid)
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # m
 from adapters.outbound.dicom_scu import PynetdicomScu, SendOutcome
 from domain.identifiers import AeTitle
 from tests.dicom_samples import a_file
+from tests.serving import Serving
 
 _PIXELS = "1.2.840.10008.5.1.4.1.1.2"
 _SAMPLES = Path(pydicom.data.__file__).parent / "test_files"
@@ -71,6 +74,18 @@ def test_echo_is_answered() -> None:
     with a_receiver([(evt.EVT_C_ECHO, lambda _: 0)]) as port:
         answer = a_scu(port).echo()
     assert (answer.status, answer.problem) == (0, None)
+
+
+def test_a_process_with_a_thousand_files_open_still_sends(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("this process may not have 2,048 files open")
+    with Serving(tmp_path / "data") as serving, ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+        opened.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while opened.enter_context(Path(os.devnull).open("rb")).fileno() < 1024:
+            """Its next connections are beyond what select() can tell of."""
+        assert a_scu(serving.port).echo().problem is None
 
 
 def test_bytes_arrive_as_they_are_in_the_file(tmp_path: Path) -> None:

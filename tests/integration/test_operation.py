@@ -1,6 +1,7 @@
 """A receiver in a process of its own, as it is operated: health, metrics, certificates, stopping under load."""
 
 import http.client
+import resource
 import shutil
 import signal
 import socket
@@ -8,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,23 @@ def test_sigterm_under_load_of_eight_clients_aborts_none_and_loses_nothing(servi
         }
         assert imported == {uid for noted in acknowledged for uid in noted}
         assert serving.stop() == 0
+
+
+@contextmanager
+def open_files_allowed(number: int) -> Iterator[int]:
+    """Let this process, and those that it starts, have so many files open at first; yield what they may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_receiver_lets_itself_have_as_many_files_open_as_it_may(tmp_path: Path) -> None:
+    with open_files_allowed(512) as hard, Serving(tmp_path / "data") as serving:
+        allowed = resource.prlimit(serving.process.pid, resource.RLIMIT_NOFILE)
+    assert (65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard), hard) == allowed
 
 
 def test_a_second_ctrl_c_ends_the_grace_period(tmp_path: Path) -> None:

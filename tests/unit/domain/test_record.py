@@ -7,6 +7,7 @@ from domain.instance import InstanceKey
 from domain.lifecycle import InstanceState
 from domain.record import (
     NO_OUTCOME,
+    REMEMBERED,
     InstanceRecord,
     StudyHolding,
     StudyRecord,
@@ -112,6 +113,18 @@ def test_a_non_primary_image_set_is_a_conflict() -> None:
     assert a_record().settled(outcome, 1, DATA_STORE).conflict == "imported into a non-primary image set"
 
 
+@pytest.mark.parametrize("first, expected", [(True, True), (None, True), (False, False)])
+def test_a_warning_does_not_take_back_that_the_image_set_is_not_primary(first: bool | None, expected: bool) -> None:
+    imported = ImportOutcome(key=a_staging_key(1), image_set=an_image_set(), is_primary=first)
+    warned = attrs.evolve(imported, is_primary=None, warnings=("frames",))
+    settled = a_record().settled(imported, 1, DATA_STORE).settled(warned, 1, DATA_STORE)
+    assert (expected, not expected, ("frames",)) == (
+        settled.is_primary,
+        settled.conflict is not None,
+        settled.warnings,
+    )
+
+
 @pytest.mark.parametrize("reason, expected", [("bad", "bad"), (None, NO_OUTCOME)])
 def test_a_failed_instance_has_a_reason(reason: str | None, expected: str) -> None:
     outcome = ImportOutcome(key=a_staging_key(1), reason=reason, is_server_error=True)
@@ -177,6 +190,14 @@ def test_a_copy_that_is_retried_is_staged_again_and_keeps_what_was_before() -> N
 
 def test_a_copy_with_an_outcome_is_not_staged_again_in_the_same_attempt() -> None:
     assert newest_of(a_copy(2), a_copy(2, state=FAILED)) is None
+
+
+def test_batches_that_have_ended_are_forgotten_but_for_the_last_few() -> None:
+    earlier = tuple(a_batch_id(number) for number in range(REMEMBERED + 3))
+    ended = frozenset(earlier) - {a_batch_id(1)}
+    stored = a_copy(99, earlier=earlier)
+    assert (a_batch_id(1), *earlier[3:]) == stored.forgetting(ended).earlier
+    assert stored == stored.forgetting(frozenset())
 
 
 def test_a_newer_copy_elsewhere_is_preferred_while_it_is_kept() -> None:

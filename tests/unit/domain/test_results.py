@@ -47,8 +47,8 @@ def test_a_version_that_is_no_number_is_not_known(version: object, expected: int
     assert expected == outcome.image_set_version
 
 
-@pytest.mark.parametrize("is_primary, expected", [(True, True), (None, True), (False, False)])
-def test_only_a_plain_no_means_a_non_primary_image_set(is_primary: object, expected: bool) -> None:
+@pytest.mark.parametrize("is_primary, expected", [(True, True), (None, None), ("no", None), (False, False)])
+def test_a_primary_image_set_is_a_plain_yes_or_no_or_not_known(is_primary: object, expected: bool | None) -> None:
     outcome = read_outcome(a_response(isPrimary=is_primary))
     assert outcome is not None
     assert expected is outcome.is_primary

@@ -5,7 +5,7 @@ from adapters.memory.importer import Rejection
 from domain.errors import MetadataUnavailable, StageFailed
 from domain.identifiers import BatchId
 from domain.lifecycle import BatchState, InstanceState
-from domain.record import StudyDescription
+from domain.record import REMEMBERED, StudyDescription
 from services.list_batch import Listing
 from tests.builders import a_batch_id, a_uid
 from tests.world import Interruption, World
@@ -159,6 +159,16 @@ def test_an_older_copy_listed_while_a_retried_newer_one_is_entered_is_waited_for
         assert Listing.WAIT is world.list_batch(newer)
     world.run()
     assert newer == next(iter(world.importer.data.values())).batch
+
+
+def test_of_an_instance_that_is_sent_for_ever_only_the_last_batches_are_remembered(world: World) -> None:
+    for version in range(REMEMBERED + 10):
+        a_closed_batch(world, (1, version))
+        world.run()
+    *_, newest = batches = world.batch_ids(BatchState.SETTLED)
+    (record,) = world.metadata.instances(a_uid(0, root="2.25.7"))
+    assert (newest, InstanceState.IMPORTED) == (record.batch, record.state)
+    assert batches[-REMEMBERED - 1 : -1] == list(record.earlier)
 
 
 def test_a_batch_that_others_changed_meanwhile_is_left_to_them(world: World) -> None:

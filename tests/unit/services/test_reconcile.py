@@ -206,3 +206,22 @@ def test_rebuilding_that_dies_before_its_end_is_done_again(world: World) -> None
     assert Reconciled(batches=1, rebuilt=1) == world.reconcile()
     (study,) = world.report.overview(world.clock.now() - timedelta(days=1)).studies
     assert study.imported == 1
+
+
+def test_a_copy_that_was_set_aside_after_two_attempts_is_rebuilt_as_such(world: World) -> None:
+    world.importer.rejections[a_uid(1)] = Rejection()
+    older = a_settled_batch(world, 1)
+    world.retry(older)
+    world.run()
+    world.importer.rejections.clear()
+    world.store(owner := world.new_owner(), 1, 1)
+    owner.batches.drain()
+    world.run()
+    world.retry(older)
+    world.run()
+    before = [entry.state for entry in world.metadata.entries(older)]
+    conflicts = [conflict.batch for conflict in world.report.conflicts()]
+    world.lose_the_table()
+    world.run()
+    assert before == [entry.state for entry in world.metadata.entries(older)] == [InstanceState.SUPERSEDED]
+    assert conflicts == [conflict.batch for conflict in world.report.conflicts()] == [older]

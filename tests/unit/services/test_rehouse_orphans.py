@@ -121,6 +121,37 @@ def test_without_a_lease_moving_takes_its_time(world: World, settled: BatchId) -
         assert unleased(settled) == 2
 
 
+@pytest.mark.parametrize(
+    "call, is_after, rehoused", [("add_batch", True, 0), ("replace_batch", False, 1), ("replace_batch", True, 1)]
+)
+def test_without_a_lease_the_next_sweep_closes_a_batch_that_could_not_be_closed(
+    world: World, settled: BatchId, call: str, is_after: bool, rehoused: int
+) -> None:
+    leave(world, settled, 2)
+    unleased = attrs.evolve(world.rehouse, lease=None)
+    with pytest.raises(MetadataUnavailable), world.interrupted(Interruption(1, is_after, world.away, call)):
+        unleased(settled)
+    assert len(world.staging.objects) == 1
+    assert rehoused == sum(batch != settled for batch in where(world).values())
+    unleased(a_batch_id(99))
+    assert world.batch_ids(BatchState.OPEN) == []
+    (fresh,) = world.batch_ids(BatchState.CLOSED)
+    assert (fresh in where(world).values()) is bool(rehoused)
+
+
+def test_what_could_not_be_closed_again_is_closed_later(world: World, settled: BatchId) -> None:
+    leave(world, settled, 2)
+    unleased = attrs.evolve(world.rehouse, lease=None)
+    with pytest.raises(MetadataUnavailable), world.interrupted(Interruption(1, False, world.away, "replace_batch")):
+        unleased(settled)
+    world.is_metadata_away = True
+    with pytest.raises(MetadataUnavailable):
+        unleased(settled)
+    world.is_metadata_away = False
+    unleased(settled)
+    assert world.batch_ids(BatchState.OPEN) == []
+
+
 def test_a_batch_that_recovery_closed_meanwhile_is_carried_on_by_it(world: World, settled: BatchId) -> None:
     leave(world, settled, 2)
 

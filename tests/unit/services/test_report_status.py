@@ -107,6 +107,65 @@ def test_a_batch_that_failed_as_a_whole_fails_its_instances(world: World, owner:
     assert InstanceState.FAILED is in_batch.state
 
 
+def fail(world: World, batch_id: BatchId) -> None:
+    batch = world.metadata.batch(batch_id)
+    assert batch is not None
+    assert world.metadata.replace_batch(batch, batch.failed("an error of ours"))
+
+
+def test_a_batch_that_failed_before_it_was_listed_shows_what_is_in_it(world: World, owner: Owner) -> None:
+    world.store(owner, 1)
+    batch = close(world, owner)
+    fail(world, batch)
+    assert both(world) == [(1, 0, 1, 0)] * 2
+    (instance,) = world.report.instance(a_uid(1))
+    _, (in_batch,) = world.report.batch(batch)
+    expected = (InstanceState.FAILED, "an error of ours")
+    assert expected == (instance.state, instance.reason) == (in_batch.state, in_batch.reason)
+    world.retry(batch)
+    carry(world, batch)
+    assert both(world) == [(1, 1, 0, 0)] * 2
+
+
+def test_a_batch_that_failed_while_it_was_listed_counts_what_is_in_it_once(world: World, owner: Owner) -> None:
+    world.store(owner, 1)
+    world.store(owner, 2)
+    batch = close(world, owner)
+    with world.interrupted(Interruption(1, False, lambda _: fail(world, batch), "clear_batch")):
+        world.carry(batch)
+    assert [batch] == world.batch_ids(BatchState.FAILED)
+    assert both(world) == [(2, 0, 2, 0)] * 2
+
+
+def test_a_newer_copy_counts_instead_of_that_in_a_batch_that_failed_before_it_was_listed(world: World) -> None:
+    for version in range(3):
+        world.store(other := world.new_owner(), 1, version)
+        batch = close(world, other)
+        if version == 1:
+            fail(world, batch)
+            assert both(world) == [(1, 0, 1, 0)] * 2
+        else:
+            carry(world, batch)
+            assert both(world) == [(1, 1, 0, 0)] * 2
+    (instance,) = world.report.instance(a_uid(1))
+    assert InstanceState.IMPORTED is instance.state
+
+
+def test_what_is_imported_and_not_given_up_yet_is_imported_for_who_asks_for_the_instance(
+    world: World, owner: Owner
+) -> None:
+    world.importer.rejections[a_uid(1)] = Rejection()
+    world.store(owner, 1)
+    world.store(owner, 2)
+    batch = close(world, owner)
+    objects = dict(world.staging.objects)
+    carry(world, batch)
+    world.staging.objects.update(objects)
+    world.retry(batch)
+    states = [world.report.instance(a_uid(number))[0].state for number in (1, 2)]
+    assert states == [InstanceState.STAGED, InstanceState.IMPORTED]
+
+
 def test_a_failed_batch_always_has_a_reason(world: World) -> None:
     world.metadata.add_batch(a_batch(state=BatchState.FAILED))
     assert [failure.reason for failure in world.report.failures()] == ["no reason was recorded"]
