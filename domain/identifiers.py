@@ -190,7 +190,7 @@ class DataStoreId:
 
 @attrs.frozen
 class Digest:
-    """A SHA-256 over transfer syntax UID and data set, as 64 hexadecimal digits: what makes two instances the same."""
+    """A BLAKE3 over data set and transfer syntax UID, as 64 hexadecimal digits: what makes two instances the same."""
 
     value: str
 

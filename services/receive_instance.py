@@ -4,13 +4,11 @@ Receive one instance: draft its bytes, check what they are, make them durable un
 
 from __future__ import annotations
 
-import hashlib
-
 import attrs
+from blake3 import blake3
 
 from domain.errors import InstanceTooLarge, StageFailed
-from domain.identifiers import Digest
-from domain.instance import IdentifyingAttributes, SopInstance, StoreRequest, identify
+from domain.instance import IdentifyingAttributes, SopInstance, StoreRequest, digest_of, identify
 from domain.ports import Clock, Draft, StagingArea, Telemetry
 from services.write_batches import WriteBatches
 
@@ -22,7 +20,7 @@ class Reception:
     _service: ReceiveInstance
     _request: StoreRequest
     _draft: Draft
-    _hash: hashlib._Hash
+    _hash: blake3 = attrs.field(factory=blake3, init=False)
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -53,7 +51,7 @@ class Reception:
                 self._request,
                 attributes,
                 size=self._draft.size,
-                digest=Digest(self._hash.hexdigest()),
+                digest=digest_of(self._hash, self._request.transfer_syntax),
                 received_at=service.clock.now(),
             )
             is_new = service.batches.store(self._draft, instance)
@@ -95,7 +93,7 @@ class ReceiveInstance:
         """
         Begin with the Part 10 header that goes before the data set (PS3.10 7.1).
 
-        The digest covers the transfer syntax UID and the data set, not the header: it names us, not the instance.
+        The digest covers the data set and the transfer syntax UID, not the header: it names us, not the instance.
 
         Raises:
             StageFailed: there is no room for another object.
@@ -107,5 +105,4 @@ class ReceiveInstance:
         except StageFailed:
             draft.discard()
             raise
-        digest = hashlib.sha256(request.transfer_syntax.value.encode("ascii"))
-        return Reception(self, request, draft, digest)
+        return Reception(self, request, draft)

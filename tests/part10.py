@@ -3,6 +3,8 @@
 import hashlib
 import struct
 
+from blake3 import blake3
+
 from domain.identifiers import Digest
 from domain.instance import SopInstance
 from tests.builders import an_instance
@@ -27,7 +29,7 @@ def a_part10_object(number: int = 1, size: int = 600, **overrides: object) -> tu
     )
     length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group))
     content = bytes(128) + b"DICM" + length + group + data_set
-    digest = hashlib.sha256(usual.transfer_syntax.value.encode() + data_set).hexdigest()
+    digest = blake3(data_set + usual.transfer_syntax.value.encode()).hexdigest()
     return content, an_instance(number, **{**overrides, "size": len(content), "digest": Digest(digest)})
 
 

@@ -13,13 +13,13 @@ with what the system says and does.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import attrs
+from blake3 import blake3
 
 from adapters.entrypoints.use_cases import Ports, assemble
 from adapters.memory.clock import FakeClock
@@ -346,7 +346,7 @@ class World:
             study=a_uid(study, root="2.25.7"),
             series=a_uid(series, root="2.25.6"),
             size=size or len(content),
-            digest=Digest(hashlib.sha256(content).hexdigest()),
+            digest=Digest(blake3(content).hexdigest()),
             received_at=self.clock.advance(0.001),
         )
         store = _Store(instance, content)

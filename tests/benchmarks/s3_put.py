@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from blake3 import blake3
 from botocore.config import Config
 from obstore.store import S3Store
 
@@ -27,9 +28,9 @@ from adapters.memory.clock import FakeClock
 from adapters.outbound.s3_bucket import S3Bucket, credentials_of, open_store
 from adapters.outbound.s3_staging import S3StagingArea
 from adapters.outbound.spooled_draft import DraftSpace
-from domain.identifiers import Digest
+from domain.instance import digest_of
 from tests.benchmarks.sink import sink
-from tests.builders import a_batch_id, an_instance
+from tests.builders import EXPLICIT_VR_LITTLE_ENDIAN, a_batch_id, an_instance
 from tests.s3 import a_session
 
 if TYPE_CHECKING:
@@ -144,12 +145,13 @@ def _staging(area: S3StagingArea) -> Put:
 
     def put(_path: str, content: bytes) -> None:
         draft = area.draft()
-        digest = hashlib.sha256()
+        data_set = blake3()
         view = memoryview(content)
         for at in range(0, len(content), 131_072):
-            digest.update(view[at : at + 131_072])
+            data_set.update(view[at : at + 131_072])
             draft.write(view[at : at + 131_072])
-        area.stage(draft, batch, an_instance(size=len(content), digest=Digest(digest.hexdigest())))
+        digest = digest_of(data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+        area.stage(draft, batch, an_instance(size=len(content), digest=digest))
         draft.discard()
 
     return put

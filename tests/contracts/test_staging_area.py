@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from blake3 import blake3
 
 from adapters.memory.clock import FakeClock
 from adapters.memory.staging import MemoryStagingArea
@@ -86,7 +87,7 @@ def is_now(kind: str, clock: FakeClock) -> Callable[[datetime], bool]:
 
 
 def _of(number: int, content: bytes, **overrides: object) -> SopInstance:
-    digest = hashlib.sha256(EXPLICIT_VR_LITTLE_ENDIAN.value.encode() + content).hexdigest()
+    digest = blake3(content + EXPLICIT_VR_LITTLE_ENDIAN.value.encode()).hexdigest()
     return an_instance(number, **{"size": len(content), "digest": Digest(digest), **overrides})
 
 

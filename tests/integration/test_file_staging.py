@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from domain.errors import NotPossible, StageFailed
 from domain.identifiers import AeTitle, Uid
 from domain.instance import SopInstance
 from domain.staging import StagingKey
+from tests.attacked import Attacked
 from tests.builders import a_batch_id
 from tests.part10 import a_part10_object
+from tests.unit.inbound import pdus
 
 BATCH, OTHER = a_batch_id(1), a_batch_id(2)
 LIMITS = DraftLimits(memory_bytes=6_000, early_bytes=2_000, writeback_bytes=1_000)
@@ -272,6 +275,21 @@ def test_a_damaged_line_is_rebuilt_from_the_object(
     second = _stage(area, 2)
     assert second in [found.instance for found in area.facts(area.list(BATCH))]
     assert json.loads(index.read_bytes().splitlines()[-1])["digest"] == second.digest.value
+
+
+def test_an_object_tells_the_digest_with_which_it_was_received(tmp_path: Path) -> None:
+    with closing(Attacked(tmp_path)) as receiver, receiver.peer() as peer:
+        peer.associate()
+        assert peer.store("1.2.3", pdus.data_set(pixels=bytes(range(250)) * 5_000)) == (0, "")
+        peer.release()
+    area = FileStagingArea(tmp_path / "staging", FileOperations(), FakeClock())
+    (batch,) = area.batches()
+    received = {facts.key: facts.instance.digest for facts in area.facts(area.list(batch))}
+
+    (tmp_path / "staging" / "index" / f"{batch}.ndjson").unlink()
+
+    assert received == {facts.key: facts.instance.digest for facts in area.facts(area.list(batch))}
+    assert len(set(received.values())) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM at all", bytes(128) + b"DICM" + b"\x02\x00\x10\x00UI\xff\xff"])

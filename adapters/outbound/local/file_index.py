@@ -8,7 +8,6 @@ the truth. A line is believed if it is whole and speaks of an object of the size
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import struct
@@ -22,12 +21,13 @@ from typing import Any, BinaryIO
 
 import attrs
 import pydicom
+from blake3 import blake3
 
 from adapters.outbound.local.file_draft import from_nanoseconds
 from adapters.outbound.local.files import FileOperations
 from domain.errors import InvalidIdentifier
 from domain.identifiers import AeTitle, BatchId, Digest, Uid
-from domain.instance import SopInstance
+from domain.instance import SopInstance, digest_of
 from domain.staging import StagedInstance, StagingKey
 
 _READ_BYTES = 1 << 20
@@ -170,10 +170,10 @@ def rebuild(key: StagingKey, path: str) -> StagedInstance:
     with Path(path).open("rb") as file:
         status = os.fstat(file.fileno())
         header = _read_header(file)
-        digest = hashlib.sha256(header.transfer_syntax.value.encode("ascii"))
+        data_set = blake3()
         file.seek(header.data_set_at)
         while piece := file.read(_READ_BYTES):
-            digest.update(piece)
+            data_set.update(piece)
         file.seek(0)
         sop_class = _read_sop_class(file)
     staged_at = from_nanoseconds(status.st_mtime_ns)
@@ -184,7 +184,7 @@ def rebuild(key: StagingKey, path: str) -> StagedInstance:
         sop_class=sop_class,
         transfer_syntax=header.transfer_syntax,
         size=status.st_size,
-        digest=Digest(digest.hexdigest()),
+        digest=digest_of(data_set, header.transfer_syntax),
         calling_ae_title=header.calling_ae_title,
         received_at=staged_at,
     )

@@ -2,10 +2,11 @@ from typing import Any
 
 import attrs
 import pytest
+from blake3 import blake3
 
 from domain.errors import DataSetMismatch, UnreadableDataSet
 from domain.identifiers import AeTitle, Uid
-from domain.instance import IdentifyingAttributes, InstanceKey, SopInstance, StoreRequest, identify
+from domain.instance import IdentifyingAttributes, InstanceKey, SopInstance, StoreRequest, digest_of, identify
 from tests.builders import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, MODALITY, a_digest, a_moment, an_instance
 
 REQUEST = StoreRequest(
@@ -73,3 +74,23 @@ def test_a_command_that_names_something_else_is_a_mismatch(field: str, name: str
 def test_the_key_of_an_instance_is_its_study_and_uid() -> None:
     instance = an_instance(3)
     assert InstanceKey(study=instance.study, sop_instance=instance.sop_instance) == instance.key
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+        (1025, "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444"),
+        (7169, "a003fc7a51754a9b3c7fae0367ab3d782dccf28855a03d435f8cfe74605e7817"),
+    ],
+)
+def test_blake3_answers_as_its_official_test_vectors_do(size: int, expected: str) -> None:
+    assert expected == blake3(bytes(number % 251 for number in range(size))).hexdigest()
+
+
+def test_a_digest_is_blake3_over_data_set_and_transfer_syntax() -> None:
+    data_set = blake3()
+    data_set.update(b"the data ")
+    data_set.update(memoryview(b"set"))
+    digest = digest_of(data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert blake3(b"the data set" + b"1.2.840.10008.1.2.1").hexdigest() == digest.value
