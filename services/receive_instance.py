@@ -23,6 +23,7 @@ class Reception:
     _request: StoreRequest
     _draft: Draft
     _hash: hashlib._Hash
+    _size: int
 
     def write(self, data: bytes | memoryview) -> None:
         """
@@ -33,7 +34,8 @@ class Reception:
             StageFailed: there is no room for them.
 
         """
-        if self._draft.size + len(data) > self._service.max_bytes:
+        self._size += len(data)
+        if self._size > self._service.max_bytes:
             raise InstanceTooLarge(self._service.max_bytes)
         self._hash.update(data)
         self._draft.write(data)
@@ -52,7 +54,7 @@ class Reception:
             instance = identify(
                 self._request,
                 attributes,
-                size=self._draft.size,
+                size=self._size,
                 digest=Digest(self._hash.hexdigest()),
                 received_at=service.clock.now(),
             )
@@ -108,4 +110,4 @@ class ReceiveInstance:
             draft.discard()
             raise
         digest = hashlib.sha256(request.transfer_syntax.value.encode("ascii"))
-        return Reception(self, request, draft, digest)
+        return Reception(self, request, draft, digest, draft.size)
