@@ -221,11 +221,10 @@ class Join(StrEnum):
     NEXT_BATCH = "next batch"  # this one has to close first
 
 
-@attrs.frozen
+@attrs.define
 class _Entry:
     digest: Digest
-    size: int
-    is_durable: bool
+    is_durable: bool = False
     is_uncertain: bool = False
 
 
@@ -277,18 +276,16 @@ class OpenBatch:
 
     def begin(self, instance: SopInstance, now: float) -> None:
         """Count `instance` in; its write to the stage starts."""
-        before = self._entries.get(instance.sop_instance)
-        if before is None:
+        if instance.sop_instance not in self._entries:
             self.files += 1
             self.size += instance.size
-        self._entries[instance.sop_instance] = _Entry(digest=instance.digest, size=instance.size, is_durable=False)
+        self._entries[instance.sop_instance] = _Entry(instance.digest)
         self.in_flight += 1
         self.joined_at = now
 
     def confirm(self, instance: SopInstance, now: float) -> None:
         """Note that `instance` is durable."""
-        entry = self._entries[instance.sop_instance]
-        self._entries[instance.sop_instance] = _Entry(digest=entry.digest, size=entry.size, is_durable=True)
+        self._entries[instance.sop_instance].is_durable = True
         self.in_flight -= 1
         self.joined_at = now
 
@@ -302,8 +299,7 @@ class OpenBatch:
             suspect: nothing further may be staged here.
 
         """
-        entry = self._entries[instance.sop_instance]
-        self._entries[instance.sop_instance] = attrs.evolve(entry, is_uncertain=True)
+        self._entries[instance.sop_instance].is_uncertain = True
         self.in_flight -= 1
         self.joined_at = now
         if suspect:

@@ -14,7 +14,7 @@ import attrs
 from domain.errors import InvalidIdentifier
 
 _STAMP_CHARACTERS = len("20260102T030405678Z")
-_UID = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_UID = re.compile(r"(?=\.*[0-9])[0-9.]{1,64}", re.ASCII)
 _AE_TITLE = re.compile(r"[ -\[\]-~]{1,16}", re.ASCII)
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,48}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-z]{1,32}", re.ASCII)
@@ -43,7 +43,7 @@ class Uid:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what cannot be a UID."""
-        _check_uid("UID", self.value)
+        _check("UID", self.value, _UID, "1 to 64 digits and dots are allowed")
 
     @classmethod
     def parse(cls, text: str, kind: str = "UID") -> Uid:
@@ -63,14 +63,6 @@ class Uid:
     def __str__(self) -> str:
         """Return the UID as text."""
         return self.value
-
-
-def _check_uid(kind: str, value: str) -> str:
-    rule = "1 to 64 digits and dots are allowed"
-    _check(kind, value, _UID, rule)
-    if not value.strip("."):
-        raise InvalidIdentifier(kind, value, rule)
-    return value
 
 
 @attrs.frozen(order=True)

@@ -5,6 +5,7 @@ One SOP instance: what a C-STORE request says of it, what its data set says, and
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 import attrs
 from blake3 import blake3
@@ -112,16 +113,14 @@ def identify(
         DataSetMismatch: if the command set names another SOP class or instance (status 0xA900).
 
     """
-    sop_class = _uid("SOP Class UID", attributes.sop_class_uid)
+    sop_class = _shared_uid("SOP Class UID", attributes.sop_class_uid)
     sop_instance = _uid("SOP Instance UID", attributes.sop_instance_uid)
-    study = _uid("Study Instance UID", attributes.study_instance_uid)
-    series = _uid("Series Instance UID", attributes.series_instance_uid)
-    for name, in_command, in_data_set in (
-        ("SOP Class UID", request.sop_class_uid, sop_class),
-        ("SOP Instance UID", request.sop_instance_uid, sop_instance),
-    ):
-        if in_command != in_data_set.value:
-            raise DataSetMismatch(name, in_command, in_data_set.value)
+    study = _shared_uid("Study Instance UID", attributes.study_instance_uid)
+    series = _shared_uid("Series Instance UID", attributes.series_instance_uid)
+    if request.sop_class_uid != sop_class.value:
+        raise DataSetMismatch("SOP Class UID", request.sop_class_uid, sop_class.value)
+    if request.sop_instance_uid != sop_instance.value:
+        raise DataSetMismatch("SOP Instance UID", request.sop_instance_uid, sop_instance.value)
     return SopInstance(
         study=study,
         series=series,
@@ -142,3 +141,7 @@ def _uid(name: str, value: str | None) -> Uid:
         return Uid.parse(value, name)
     except InvalidIdentifier as error:
         raise UnreadableDataSet(f"{name} is not 1 to 64 digits and dots") from error
+
+
+# Class, study and series are the same in image after image, and are checked once.
+_shared_uid = lru_cache(maxsize=1024)(_uid)

@@ -20,6 +20,7 @@ class Reception:
     _service: ReceiveInstance
     _request: StoreRequest
     _draft: Draft
+    _size: int
     _hash: blake3 = attrs.field(factory=blake3, init=False)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -31,7 +32,8 @@ class Reception:
             StageFailed: there is no room for them.
 
         """
-        if self._draft.size + len(data) > self._service.max_bytes:
+        self._size += len(data)
+        if self._size > self._service.max_bytes:
             raise InstanceTooLarge(self._service.max_bytes)
         self._hash.update(data)
         self._draft.write(data)
@@ -50,7 +52,7 @@ class Reception:
             instance = identify(
                 self._request,
                 attributes,
-                size=self._draft.size,
+                size=self._size,
                 digest=digest_of(self._hash, self._request.transfer_syntax),
                 received_at=service.clock.now(),
             )
@@ -105,4 +107,4 @@ class ReceiveInstance:
         except StageFailed:
             draft.discard()
             raise
-        return Reception(self, request, draft)
+        return Reception(self, request, draft, draft.size)

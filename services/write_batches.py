@@ -148,12 +148,13 @@ class WriteBatches:
                 if current is None:
                     self._open()
                     continue
-                if self.clock.monotonic() >= current.lease_until:
+                now = self.clock.monotonic()
+                if now >= current.lease_until:
                     self._retire(current, CloseReason.SUSPECT)
                     continue
                 match current.contents.answer(instance):
                     case Join.JOINS:
-                        current.contents.begin(instance, self.clock.monotonic())
+                        current.contents.begin(instance, now)
                         return current
                     case Join.REPEAT:
                         return None

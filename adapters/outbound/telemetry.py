@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import TextIO
 
 import attrs
@@ -38,6 +39,7 @@ class Level(IntEnum):
     ERROR = 40
 
     @classmethod
+    @lru_cache(maxsize=256)
     def of(cls, event: str) -> Level:
         """Tell the level of an event from its name, mostly from the end of it."""
         if event in _FREQUENT:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adapters.inbound.dicom.associate import MAXIMUM_LENGTH, AssociateAccept, decode_request
 from adapters.inbound.dicom.dataset import IdentityReader
-from adapters.inbound.dicom.dimse import CommandReceived, DataReceived, MessageReader, decode_command, encode_response
+from adapters.inbound.dicom.dimse import CommandReceived, MessageReader, decode_command, encode_response
 from adapters.inbound.dicom.indications import (
     AbortIndication,
     AssociateIndication,
@@ -89,7 +89,7 @@ class Driver:
             self.happened.append(("command", event.context_id, event.command))
             if not event.command.has_data_set and self.layer.can_send:
                 self.layer.send(event.context_id, encode_response(event.command, 0))
-        elif isinstance(event, DataReceived):
+        elif event is not None:
             # Where a fragment was split is the transport's affair: pieces are joined until the last.
             data, is_last = bytes(event.data), event.is_last
             if self.happened and self.happened[-1][0] == "data" and not self.happened[-1][2]:

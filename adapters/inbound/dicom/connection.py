@@ -237,8 +237,8 @@ class Connection:
         dimse_timeout = self._limits.dimse_timeout_seconds
         idle = waited = 0.0
         progress = 0
+        is_within_message = operations.is_within_message
         while not layer.is_over:
-            is_within_message = operations.is_within_message
             before = time.monotonic()
             received = self._read(buffer)
             wait = time.monotonic() - before
@@ -251,7 +251,8 @@ class Connection:
                 idle = 0.0
                 progress += received
                 self._handle(layer.receive(buffer[:received]))
-                if progress >= _PROGRESS_BYTES or not operations.is_within_message:
+                is_within_message = operations.is_within_message
+                if progress >= _PROGRESS_BYTES or not is_within_message:
                     progress = 0
                     waited = 0.0
                 elif waited > dimse_timeout:

@@ -20,7 +20,7 @@ from domain.instance import IdentifyingAttributes, StoreRequest
 
 _META_SHORT = Struct("<HH2sH")
 _META_LONG = Struct("<HH2sxxI")
-_UINT32 = Struct("<I")
+_META_LENGTH = Struct("<HH2sHI")
 _LONGEST_UID = 64
 
 
@@ -32,15 +32,15 @@ def part10_header(request: StoreRequest) -> bytes:
     and 0017), the called one is the receiver (0002,0018).
     A SOP class or instance that is no UID is cut to what fits; such a store is refused once the data set is known.
     """
-    identity = (
-        _META_LONG.pack(2, 1, b"OB", 2)
-        + b"\0\1"
-        + _meta(0x0002, b"UI", request.sop_class_uid)
-        + _meta(0x0003, b"UI", request.sop_instance_uid)
+    before, behind = _common_meta(
+        request.sop_class_uid[:_LONGEST_UID],
+        request.transfer_syntax.value,
+        request.calling_ae_title.value,
+        request.called_ae_title.value,
     )
-    rest = _rest_of_meta(request.transfer_syntax.value, request.calling_ae_title.value, request.called_ae_title.value)
-    length = _META_SHORT.pack(2, 0, b"UL", 4) + _UINT32.pack(len(identity) + len(rest))
-    return b"".join((_PREAMBLE, length, identity, rest))
+    instance = _meta(0x0003, b"UI", request.sop_instance_uid)
+    length = _META_LENGTH.pack(2, 0, b"UL", 4, len(before) + len(instance) + len(behind))
+    return b"".join((_PREAMBLE, length, before, instance, behind))
 
 
 _PREAMBLE = b"\0" * 128 + b"DICM"
@@ -54,8 +54,10 @@ def _meta(element: int, vr: bytes, text: str) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _rest_of_meta(transfer_syntax: str, calling: str, called: str) -> bytes:
-    return b"".join(
+def _common_meta(sop_class: str, transfer_syntax: str, calling: str, called: str) -> tuple[bytes, bytes]:
+    """Write what most images of a sender share: the elements before the SOP Instance UID, and those behind it."""
+    before = _META_LONG.pack(2, 1, b"OB", 2) + b"\0\1" + _meta(0x0002, b"UI", sop_class)
+    behind = b"".join(
         (
             _meta(0x0010, b"UI", transfer_syntax),
             _meta(0x0012, b"UI", IMPLEMENTATION_CLASS_UID),
@@ -65,6 +67,7 @@ def _rest_of_meta(transfer_syntax: str, calling: str, called: str) -> bytes:
             _meta(0x0018, b"AE", called),
         )
     )
+    return before, behind
 
 
 _SOP_CLASS_UID = 0x00080016

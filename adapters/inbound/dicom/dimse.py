@@ -38,6 +38,7 @@ class CommandField(enum.IntEnum):
     C_CANCEL = 0x0FFF
 
 
+_C_CANCEL = CommandField.C_CANCEL  # looked up once: in an Enum that takes long
 RESPONSE = 0x8000
 NO_DATA_SET = 0x0101
 _DATA_SET_FOLLOWS = 0x0001  # anything but NO_DATA_SET (PS3.7 E.1)
@@ -58,6 +59,7 @@ _EVENT_TYPE_ID = 0x1002
 _ACTION_TYPE_ID = 0x1008
 
 _ELEMENT_HEADER = Struct("<HHI")
+_ELEMENT_HEADER_LENGTH = _ELEMENT_HEADER.size
 _UINT16 = Struct("<H")
 _UINT32 = Struct("<I")
 _UINT16_ELEMENT = Struct("<HHIH")
@@ -104,17 +106,10 @@ class Command:
 
 
 class CommandReceived(NamedTuple):
-    """A command set is complete; its data set, if it has one, follows as DataReceived."""
+    """A command set is complete; its data set, if it has one, follows in fragments."""
 
     context_id: int
     command: Command
-
-
-class DataReceived(NamedTuple):
-    """A piece of the data set of the last command; `data` is a view, valid as long as its fragment's."""
-
-    data: memoryview
-    is_last: bool
 
 
 class MessageReader:
@@ -131,12 +126,12 @@ class MessageReader:
         """Whether a message has begun and not ended."""
         return self._command_context is not None or self._data_context is not None
 
-    def feed(self, fragment: Fragment) -> CommandReceived | DataReceived | None:
+    def feed(self, fragment: Fragment) -> CommandReceived | Fragment | None:
         """
         Take the next fragment.
 
         Returns:
-            What it completes or brings; None while a command set is incomplete.
+            The command it completes, itself if it belongs to a data set, None while a command set is incomplete.
 
         Raises:
             ProtocolViolation: for a message out of order or a command set that cannot be read.
@@ -148,7 +143,7 @@ class MessageReader:
                 raise ProtocolViolation("a piece of a data set came without its command")
             if is_last:
                 self._data_context = None
-            return DataReceived(data, is_last)
+            return fragment
         if self._data_context is not None:
             raise ProtocolViolation("a command came before the end of the last data set")
         if self._command_context is None:
@@ -179,22 +174,23 @@ def decode_command(data: bytes) -> Command:
 
     """
     elements: dict[int, bytes] = {}
+    unpack_header = _ELEMENT_HEADER.unpack_from
     position = 0
     end = len(data)
     while position < end:
-        if end - position < _ELEMENT_HEADER.size:
+        start = position + _ELEMENT_HEADER_LENGTH
+        if start > end:
             raise ProtocolViolation("a command set is cut off")
-        group, element, length = _ELEMENT_HEADER.unpack_from(data, position)
-        position += _ELEMENT_HEADER.size
-        if group != 0 or length > end - position:
+        group, element, length = unpack_header(data, position)
+        position = start + length
+        if group or position > end:
             raise ProtocolViolation("a command set has an element that does not belong there, or is cut off")
-        elements[element] = data[position : position + length]
-        position += length
+        elements[element] = data[start:position]
     field = _uint16(elements, _COMMAND_FIELD)
     data_set_type = _uint16(elements, _DATA_SET_TYPE)
     if field is None or data_set_type is None:
         raise ProtocolViolation("a command set lacks its Command Field or Data Set Type")
-    refers_back = field & RESPONSE or field == CommandField.C_CANCEL
+    refers_back = field & RESPONSE or field == _C_CANCEL
     message_id = _uint16(elements, _MESSAGE_ID_BEING_RESPONDED_TO if refers_back else _MESSAGE_ID)
     if message_id is None:
         raise ProtocolViolation("a command set lacks its Message ID")
@@ -202,8 +198,8 @@ def decode_command(data: bytes) -> Command:
         field,
         message_id,
         data_set_type != NO_DATA_SET,
-        _uid(elements, _AFFECTED_SOP_CLASS_UID, _REQUESTED_SOP_CLASS_UID),
-        _uid(elements, _AFFECTED_SOP_INSTANCE_UID, _REQUESTED_SOP_INSTANCE_UID),
+        _text(_sop_class_uid(elements)),
+        _text(_sop_instance_uid(elements)),
         elements,
     )
 
@@ -221,7 +217,7 @@ def encode_response(command: Command, status: int, *, comment: str = "", offendi
     """
     elements = command.elements
     parts = []
-    sop_class = elements.get(_AFFECTED_SOP_CLASS_UID, elements.get(_REQUESTED_SOP_CLASS_UID))
+    sop_class = _sop_class_uid(elements)
     if sop_class is not None:
         parts.append(_element(_AFFECTED_SOP_CLASS_UID, sop_class))
     parts += (
@@ -236,13 +232,14 @@ def encode_response(command: Command, status: int, *, comment: str = "", offendi
     if comment:
         text = comment.encode("ascii", "replace")
         parts.append(_element(_ERROR_COMMENT, text + b" " * (len(text) & 1)))
-    sop_instance = elements.get(_AFFECTED_SOP_INSTANCE_UID, elements.get(_REQUESTED_SOP_INSTANCE_UID))
+    sop_instance = _sop_instance_uid(elements)
     if sop_instance is not None:
         parts.append(_element(_AFFECTED_SOP_INSTANCE_UID, sop_instance))
     # An N-EVENT-REPORT or N-ACTION response names the type it answers (PS3.7 10.3.1.2, 10.3.5.2).
-    parts.extend(
-        _element(number, elements[number]) for number in (_EVENT_TYPE_ID, _ACTION_TYPE_ID) if number in elements
-    )
+    if _EVENT_TYPE_ID in elements:
+        parts.append(_element(_EVENT_TYPE_ID, elements[_EVENT_TYPE_ID]))
+    if _ACTION_TYPE_ID in elements:
+        parts.append(_element(_ACTION_TYPE_ID, elements[_ACTION_TYPE_ID]))
     body = b"".join(parts)
     return _UINT32_ELEMENT.pack(0, _GROUP_LENGTH, 4, len(body)) + body
 
@@ -278,9 +275,13 @@ def _uint16(elements: dict[int, bytes], number: int) -> int | None:
     return int.from_bytes(value, "little")
 
 
-def _uid(elements: dict[int, bytes], *numbers: int) -> str:
-    for number in numbers:
-        value = elements.get(number)
-        if value is not None:
-            return value.rstrip(b"\0 ").decode("latin-1")
-    return ""
+def _sop_class_uid(elements: dict[int, bytes]) -> bytes | None:
+    return elements.get(_AFFECTED_SOP_CLASS_UID, elements.get(_REQUESTED_SOP_CLASS_UID))
+
+
+def _sop_instance_uid(elements: dict[int, bytes]) -> bytes | None:
+    return elements.get(_AFFECTED_SOP_INSTANCE_UID, elements.get(_REQUESTED_SOP_INSTANCE_UID))
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.rstrip(b"\0 ").decode("latin-1")

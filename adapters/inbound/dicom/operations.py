@@ -18,7 +18,6 @@ from adapters.inbound.dicom.dimse import (
     Command,
     CommandField,
     CommandReceived,
-    DataReceived,
     MessageReader,
     encode_response,
 )
@@ -38,6 +37,7 @@ from domain.errors import Draining, PeerError, ProtocolViolation, StoreScpError
 from domain.identifiers import Uid
 from domain.instance import StoreRequest
 
+_C_STORE = CommandField.C_STORE  # looked up once: in an Enum that takes long
 _SUCCEEDED = Answer(status=SUCCESS)
 _NO_DATA_SET = Answer(status=CANNOT_UNDERSTAND, comment="C-STORE came without a data set: repair the sender")
 _NOT_STORAGE = Answer(
@@ -105,13 +105,10 @@ class Operations:
 
         """
         event = self._reader.feed(fragment)
-        if event is None:
-            return
-        if type(event) is DataReceived:
-            self._data(event)
-        else:
-            assert type(event) is CommandReceived  # noqa: S101 - the only other kind
+        if isinstance(event, CommandReceived):
             self._command(event)
+        elif event is not None:
+            self._data(event)
 
     def abandon(self) -> None:
         """Forget what is under way; harmless when nothing is."""
@@ -127,7 +124,7 @@ class Operations:
             self._response(command)
             return
         self._current = context_id, command
-        if command.field == CommandField.C_STORE and command.has_data_set:
+        if command.field == _C_STORE and command.has_data_set:
             self._store = self._begin(context_id, command)
         elif command.field == CommandField.N_ACTION and self._commitments is not None:
             abstract_syntax, transfer_syntax = self._contexts[context_id]
@@ -142,15 +139,14 @@ class Operations:
             raise ProtocolViolation("a response came to a request that was never sent")
         self._commitments.responded(command)
 
-    def _data(self, event: DataReceived) -> None:
-        data, is_last = event
+    def _data(self, fragment: Fragment) -> None:
         store = self._store
         if store is not None:
-            store.write(data)
-            self.counters.data_set_bytes += len(data)
+            store.write(fragment.data)
+            self.counters.data_set_bytes += len(fragment.data)
         elif self._action is not None:
-            self._action.write(data)
-        if is_last and self._current is not None:
+            self._action.write(fragment.data)
+        if fragment.is_last and self._current is not None:
             self._end()
 
     def _begin(self, context_id: int, command: Command) -> _Store:
@@ -194,7 +190,7 @@ class Operations:
                 self._report(command, answer, store.error)
         elif action is not None:
             answer = action.finish()
-        elif field == CommandField.C_STORE:
+        elif field == _C_STORE:
             answer = _NO_DATA_SET
             self._report(command, answer, None)
         elif field == CommandField.C_ECHO:
@@ -208,7 +204,7 @@ class Operations:
             command, answer.status, comment=answer.comment, offending_element=answer.offending_element
         )
         self._send(context_id, response)
-        if field == CommandField.C_STORE:
+        if field == _C_STORE:
             self.counters.answered(answer.status, monotonic() - started)
 
     def _report(self, command: Command, answer: Answer, error: BaseException | None) -> None:

@@ -55,6 +55,7 @@ _CAUSE_OF_PDU = {
 }
 
 _HEADER = Struct(">BxI")
+_HEADER_BYTES = _HEADER.size
 _PDV_HEADER = Struct(">IBB")
 _DATA_HEADERS = Struct(">BxIIBB")
 _SHORT_BODY = 4  # A-ASSOCIATE-RJ, A-RELEASE and A-ABORT (PS3.8 9.3.4 to 9.3.8)
@@ -65,6 +66,13 @@ _LENGTH_TOLERANCE = _PDV_OVERHEAD
 _UNRECOGNIZED_PDU = 1
 _UNEXPECTED_PDU = 2
 _INVALID_PARAMETER = 6
+
+_DATA_TF = 0x04
+# Names of their own for the hot path: looking a member up in its Enum takes longer than all the rest of a test.
+_DATA_REQUESTED = Cause.DATA_REQUESTED
+_IDLE = State.IDLE
+_ESTABLISHED = State.ESTABLISHED
+_OVER = frozenset({State.IDLE, State.AWAIT_CLOSE})
 
 _ABORT_PDU = Struct(">BxIxxBB")
 _RELEASE_RQ_PDU = b"\x05\0\0\0\0\4\0\0\0\0"
@@ -99,7 +107,8 @@ class UpperLayer:
         self._pdu_left = 0
         self._pdv_left = 0
         self._pdv_context = 0
-        self._pdv_control = 0
+        self._pdv_is_command = False
+        self._pdv_is_last = False
 
     def open(self) -> list[Indication]:
         """Note that a transport connection was accepted."""
@@ -119,18 +128,17 @@ class UpperLayer:
         """
         position = 0
         end = len(data)
-        while position < end and self.state is not State.IDLE:
-            if self._drop:
-                step = min(self._drop, end - position)
-                self._drop -= step
-                position += step
-            elif self._pdv_left:
+        while position < end and self.state is not _IDLE:
+            if self._pdv_left:  # the hot path
                 step = min(self._pdv_left, end - position)
                 self._pdv_left -= step
-                is_last = self._pdv_left == 0 and bool(self._pdv_control & 2)
-                is_command = bool(self._pdv_control & 1)
+                is_last = self._pdv_is_last and not self._pdv_left
                 piece = data[position : position + step]
-                self._indications.append(Fragment(self._pdv_context, is_command, is_last, piece))
+                self._indications.append(Fragment(self._pdv_context, self._pdv_is_command, is_last, piece))
+                position += step
+            elif self._drop:
+                step = min(self._drop, end - position)
+                self._drop -= step
                 position += step
             elif self._collecting is not None:
                 step = min(self._body_left, end - position)
@@ -141,14 +149,14 @@ class UpperLayer:
                     self._end_of_body(self._collecting)
             else:
                 # Both a PDU's and a PDV's header have six bytes.
-                if not self._partial and end - position >= _HEADER.size:
-                    header: bytes | memoryview | bytearray = data[position : position + _HEADER.size]
-                    position += _HEADER.size
+                if not self._partial and end - position >= _HEADER_BYTES:
+                    header: bytes | memoryview | bytearray = data[position : position + _HEADER_BYTES]
+                    position += _HEADER_BYTES
                 else:
-                    step = min(_HEADER.size - len(self._partial), end - position)
+                    step = min(_HEADER_BYTES - len(self._partial), end - position)
                     self._partial += data[position : position + step]
                     position += step
-                    if len(self._partial) < _HEADER.size:
+                    if len(self._partial) < _HEADER_BYTES:
                         break
                     header = bytes(self._partial)
                     self._partial.clear()
@@ -180,12 +188,12 @@ class UpperLayer:
     @property
     def can_send(self) -> bool:
         """Whether `send` is allowed now."""
-        return (Cause.DATA_REQUESTED, self.state) in TRANSITIONS
+        return (_DATA_REQUESTED, self.state) in TRANSITIONS
 
     @property
     def is_over(self) -> bool:
         """Whether no more indications but those of the ending can come."""
-        return self.state in {State.IDLE, State.AWAIT_CLOSE}
+        return self.state in _OVER
 
     def accept(self, accept: AssociateAccept) -> None:
         """Answer an AssociateIndication with A-ASSOCIATE-AC."""
@@ -214,7 +222,7 @@ class UpperLayer:
             data_set: the encoded data set; empty if the message has none.
 
         """
-        self._apply(Cause.DATA_REQUESTED)
+        self._apply(_DATA_REQUESTED)
         self._to_send.extend(self._pdus(context_id, 1, command))
         if data_set:
             self._to_send.extend(self._pdus(context_id, 0, data_set))
@@ -239,7 +247,7 @@ class UpperLayer:
     def _pdu_header(self, header: bytes | memoryview | bytearray) -> None:
         kind, length = _HEADER.unpack(header)
         cause = _CAUSE_OF_PDU.get(kind)
-        if cause is Cause.DATA_TF and self.state is State.ESTABLISHED:  # the hot path
+        if kind == _DATA_TF and self.state is _ESTABLISHED:  # the hot path
             if _PDV_OVERHEAD <= length <= self.maximum_length + _LENGTH_TOLERANCE:
                 self._pdu_left = length
             else:
@@ -285,10 +293,11 @@ class UpperLayer:
             self._pdu_left = left
             self._pdv_left = length - 2
             self._pdv_context = context_id
-            self._pdv_control = control
+            self._pdv_is_command = bool(control & 1)
+            self._pdv_is_last = bool(control & 2)
             if not self._pdv_left:
                 empty = memoryview(b"")
-                self._indications.append(Fragment(context_id, bool(control & 1), bool(control & 2), empty))
+                self._indications.append(Fragment(context_id, self._pdv_is_command, self._pdv_is_last, empty))
 
     def _end_of_body(self, cause: Cause) -> None:
         body = bytes(self._partial)

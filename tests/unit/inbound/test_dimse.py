@@ -13,7 +13,6 @@ from adapters.inbound.dicom.dimse import (
     MAXIMUM_COMMAND_BYTES,
     CommandField,
     CommandReceived,
-    DataReceived,
     MessageReader,
     decode_command,
     encode_response,
@@ -45,9 +44,10 @@ def test_a_data_set_is_handed_on_piece_by_piece() -> None:
     assert isinstance(event, CommandReceived)
     assert event.command.has_data_set
     assert (event.command.sop_class_uid, event.command.sop_instance_uid) == (pdus.CT, "1.2.3.4")
-    assert reader.feed(fragment(b"ab", command=False, last=False)) == DataReceived(memoryview(b"ab"), is_last=False)
+    piece, last_piece = fragment(b"ab", command=False, last=False), fragment(b"", command=False)
+    assert piece is reader.feed(piece)
     assert reader.is_within_message
-    assert reader.feed(fragment(b"", command=False)) == DataReceived(memoryview(b""), is_last=True)
+    assert last_piece is reader.feed(last_piece)
     assert not reader.is_within_message
 
 
