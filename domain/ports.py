@@ -82,6 +82,14 @@ class StagingArea(Protocol):
         """
         ...
 
+    def seal(self, batch: BatchId) -> None:
+        """
+        Make every object of `batch` as durable under its own key as `stage` promised it to be somehow.
+
+        Comes after the last `stage` and before the batch is closed, by its owner or who recovers it; may be repeated.
+        """
+        ...
+
     def list(self, batch: BatchId) -> Iterator[StagedObject]:
         """Yield the objects of `batch` in the order of their keys, never holding all of them in memory."""
         ...

@@ -107,6 +107,7 @@ class Reconcile:
         batch = Batch(id=batch_id, owner=_OWNER, opened_at=opened_at, lease_expires_at=expires_at)
         if not jobs and not self.is_abandoned(batch):
             return False  # perhaps its owner is writing to it right now
+        self.staging.seal(batch_id)
         batch = batch.closed(self.clock.now(), CloseReason.RECOVERED)
         batch = attrs.evolve(batch, attempt=max(1, len(jobs)))
         for attempt, job in enumerate(jobs, start=1):

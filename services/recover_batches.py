@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from domain.batch import Batch, CloseReason
-from domain.errors import StoreScpError, TemporaryServiceError
+from domain.errors import StageFailed, StoreScpError, TemporaryServiceError
 from domain.lifecycle import BatchState
-from domain.ports import Clock, MetadataStore, Telemetry, Workflow
+from domain.ports import Clock, MetadataStore, StagingArea, Telemetry, Workflow
 
 _UNFINISHED = (BatchState.CLOSED, BatchState.SUBMITTED, BatchState.IMPORTING)
 
@@ -44,6 +44,7 @@ class RecoverBatches:
 
     """
 
+    staging: StagingArea
     metadata: MetadataStore
     workflow: Workflow
     clock: Clock
@@ -61,7 +62,7 @@ class RecoverBatches:
         """
         recovered = Recovered()
         for batch in self.metadata.batches([BatchState.OPEN]):
-            if self.is_abandoned(batch):
+            if self.is_abandoned(batch) and self._seal(batch):
                 closed = batch.closed(self.clock.now(), CloseReason.RECOVERED)
                 if self.metadata.replace_batch(batch, closed):
                     self.telemetry.event("batch.recovered", batch=batch.id.value)
@@ -84,6 +85,15 @@ class RecoverBatches:
             for batch in self.metadata.batches([BatchState.FAILED]):
                 if not batch.is_told:
                     yield batch
+
+    def _seal(self, batch: Batch) -> bool:
+        """Make what the owner left whole; a batch of which that fails stays open until the next recovery."""
+        try:
+            self.staging.seal(batch.id)
+        except StageFailed as error:
+            self.telemetry.event("batch.seal_failed", batch=batch.id.value, detail=str(error))
+            return False
+        return True
 
     def _measure_oldest(self) -> None:
         """Measure for how long the oldest batch has not been accounted for; zero when all are."""

@@ -294,6 +294,10 @@ class WriteBatches:
         for owned in ready:
             try:
                 self._close(owned)
+            except StageFailed as error:
+                # Nothing is lost: the batch stays open until its objects are where the import looks for them.
+                self.telemetry.event("batch.seal_failed", batch=owned.id.value, detail=str(error))
+                continue
             except MetadataUnavailable:
                 # Whether the record is closed is unknown; the prefix takes nothing any more, so trying again is safe.
                 self.telemetry.event("batch.close_failed", batch=owned.id.value)
@@ -311,6 +315,7 @@ class WriteBatches:
             if stored is not None and stored.state is BatchState.CLOSED:
                 self._hand_over(stored)
             return
+        self.staging.seal(owned.id)
         closed = stored.closed(self.clock.now(), reason)
         if not self.metadata.replace_batch(stored, closed):
             # A renewal landed late, or recovery came in between: the next look tells which.

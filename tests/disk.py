@@ -28,7 +28,7 @@ class RecordingFileOperations(FileOperations):
 
     Args:
         base: the folder that was there before and needs no proof; paths are recorded below it.
-        skip: told "file" or "folder" and the path; where it says yes that sync is neither done nor recorded.
+        skip: told "file", "data" (a direct write) or "folder" and the path; where it says yes that is not synced.
 
     """
 
@@ -54,6 +54,19 @@ class RecordingFileOperations(FileOperations):
         self._opened(descriptor, path)
         return descriptor
 
+    def create_direct(self, path: str) -> int:
+        descriptor = super().create_direct(path)
+        self._opened(descriptor, path)
+        return descriptor
+
+    def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
+        handle, path = self._handles[descriptor]
+        token = self._number()
+        self.note("begin write", token, handle, offset, bytes(data))
+        super().write_at(descriptor, data, offset)
+        if not self._skip("data", path):
+            self.note("end", token)
+
     def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
         super().write(descriptor, data)
         self.note("write", self._handles[descriptor][0], bytes(data))
@@ -72,7 +85,7 @@ class RecordingFileOperations(FileOperations):
         self.note("end", token)
 
     def close(self, descriptor: int) -> None:
-        self._handles.pop(descriptor)
+        self._handles.pop(descriptor, None)
         super().close(descriptor)
 
     def rename(self, source: str, target: str) -> None:
@@ -117,7 +130,7 @@ class Loss(Enum):
     """What becomes of that which nobody synced."""
 
     DROPPED = "names and bytes that were not synced are gone"
-    TORN = "names got to the disk by themselves, bytes that were not synced only by half"
+    TORN = "names got to the disk by themselves, bytes that were not synced only by half, one half or the other"
     EMPTY = "names got to the disk by themselves, bytes that were not synced not at all"
 
 
@@ -126,6 +139,7 @@ class _File:
     content: bytes = b""
     modified: int | None = None
     kept: tuple[bytes, int | None] | None = None
+    begun: dict[int, tuple[int, bytes]] = attrs.field(factory=dict)  # direct writes that have not returned
 
 
 @attrs.define(eq=False)
@@ -144,6 +158,13 @@ class Disk:
         self._syncs: dict[int, Callable[[], None]] = {}
         self._begun = 0
 
+    @classmethod
+    def of(cls, folder: Path) -> Disk:
+        """Begin with what is in a folder, all of it durable."""
+        disk = cls()
+        disk._root = _durable(folder)
+        return disk
+
     def apply(self, entry: Entry) -> None:
         """Do one recorded operation."""
         name, facts = entry
@@ -160,6 +181,17 @@ class Disk:
 
     def _write(self, handle: int, data: bytes) -> None:
         self._handles[handle].content += data
+
+    def _begin_write(self, token: int, handle: int, offset: int, data: bytes) -> None:
+        file = self._handles[handle]
+        file.content = _over(file.content, offset, data)
+        file.begun[token] = offset, data
+
+        def end() -> None:
+            content, modified = file.kept or (b"", None)
+            file.kept = _over(content, *file.begun.pop(token)), modified
+
+        self._syncs[token] = end
 
     def _stamp(self, handle: int, modified: int) -> None:
         self._handles[handle].modified = modified
@@ -210,6 +242,21 @@ class Disk:
         return folder
 
 
+def _durable(path: Path) -> _Folder:
+    names: dict[str, _File | _Folder] = {}
+    for below in path.iterdir():
+        if below.is_dir():
+            names[below.name] = _durable(below)
+        else:
+            state = (below.read_bytes(), below.stat().st_mtime_ns)
+            names[below.name] = _File(*state, kept=state)
+    return _Folder(names, dict(names))
+
+
+def _over(content: bytes, offset: int, data: bytes) -> bytes:
+    return content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :]
+
+
 def _restore(folder: _Folder, path: Path, loss: Loss) -> None:
     path.mkdir()
     for name, below in (folder.kept if loss is Loss.DROPPED else folder.names).items():
@@ -217,7 +264,11 @@ def _restore(folder: _Folder, path: Path, loss: Loss) -> None:
             _restore(below, path / name, loss)
             continue
         content, modified = below.kept or (b"", None)
-        if loss is Loss.TORN and content != below.content:
+        if loss is Loss.TORN and below.begun:
+            for token, (offset, data) in below.begun.items():
+                half = len(data) // 2
+                content = _over(content, *((offset, data[:half]) if token % 2 else (offset + half, data[half:])))
+        elif loss is Loss.TORN and content != below.content:
             content += below.content[len(content) : (len(content) + len(below.content)) // 2]
         (path / name).write_bytes(content)
         if modified is not None:

@@ -20,6 +20,7 @@ from adapters.outbound.dicom_scu import HeldBack
 
 PATIENCE_SECONDS = 60.0
 QUICK = {
+    "journal_space": "8 MiB",
     "batch_quiet_seconds": "0.5",
     "import_rate": "1000",
     "import_burst": "1000",

@@ -37,6 +37,7 @@ from adapters.outbound.local.embedded_importer import EmbeddedImporter
 from adapters.outbound.local.file_results import FileResultsReader
 from adapters.outbound.local.file_staging import FileStagingArea
 from adapters.outbound.local.files import FileOperations, words_for
+from adapters.outbound.local.journal import JournalLimits
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks, hold_data_folder
 from adapters.outbound.local.sqlite_metadata import SqliteMetadataStore
 from adapters.outbound.local.thread_workflow import ThreadWorkflow
@@ -127,7 +128,8 @@ def open_local(settings: Settings, log: TextIO = sys.stderr) -> Iterator[LocalPr
             folder.mkdir(parents=True, exist_ok=True)
             data_store_id = _data_store_id(folder / "datastore")
             drafts = draft_room(settings)
-            staging = FileStagingArea(folder / "staging", FileOperations(), clock, room=drafts)
+            journal = JournalLimits.within(settings.journal_space)
+            staging = FileStagingArea(folder / "staging", FileOperations(), clock, room=drafts, journal=journal)
             stack.callback(staging.close)
             metadata = SqliteMetadataStore(folder / "metadata.sqlite3")
             stack.callback(metadata.close)

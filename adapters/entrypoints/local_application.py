@@ -19,6 +19,7 @@ from services.reconcile import Reconciled
 from services.recover_batches import Recovered
 from services.report_status import ReportStatus
 
+_JOURNAL_SECONDS = 1.0  # on a slow disk the rest of it is made beside the first associations
 _UNFINISHED = (BatchState.CLOSED, BatchState.SUBMITTED, BatchState.IMPORTING)
 
 
@@ -66,6 +67,7 @@ class LocalApplication:
         profile = self._profile(is_receiver=True)
         profile.become_receiver()
         profile.staging.clear_incoming()
+        profile.staging.prepare(_JOURNAL_SECONDS)
         profile.use_cases.recover()
         profile.workflow.run()
         try:

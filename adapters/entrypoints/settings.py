@@ -285,6 +285,12 @@ class Settings:
         "Temporary files that arriving instances may take together; at least --maximum-object-bytes.",
         serve=True,
     )
+    journal_space: int = _setting(
+        "256 MiB",
+        *_size(0, 1 << 40),
+        "Disk below --data-dir where a burst is kept before it becomes files; 0: each object is a file at once.",
+        serve=True,
+    )
     minimum_free_space: int = _setting(
         "1 GB",
         *_size(0, 1 << 50),

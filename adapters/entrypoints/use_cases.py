@@ -205,6 +205,7 @@ def assemble(ports: Ports) -> UseCases:
         ),
         retry=retry,
         recover=RecoverBatches(
+            staging=ports.staging,
             metadata=ports.metadata,
             workflow=ports.workflow,
             clock=ports.clock,

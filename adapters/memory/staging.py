@@ -106,6 +106,11 @@ class MemoryStagingArea:
         self.after("stage", key)
         return staged_at
 
+    def seal(self, batch: BatchId) -> None:  # noqa: ARG002  # nothing waits for it
+        """Do nothing: an object is where it belongs once it is staged."""
+        self.before("seal", None)
+        self.after("seal", None)
+
     def list(self, batch: BatchId) -> Iterator[StagedObject]:
         """Yield the objects of `batch`, as they were when the listing began, in the order of their paths."""
         self.before("list", None)

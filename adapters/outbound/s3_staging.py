@@ -116,6 +116,9 @@ class S3StagingArea:
                         raise StageFailed(f"a temporary file could not be read: {error.strerror}") from error
         return self._clock.now()
 
+    def seal(self, batch: BatchId) -> None:
+        """Do nothing: an object is where it belongs once it is staged."""
+
     def list(self, batch: BatchId) -> Iterator[StagedObject]:
         """Yield the objects of `batch` in the order of their keys, from pages of 1,000."""
         return self._list(batch_prefix(batch), BATCHES)

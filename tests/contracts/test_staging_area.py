@@ -17,6 +17,7 @@ from adapters.memory.staging import MemoryStagingArea
 from adapters.outbound.local.file_draft import DraftLimits
 from adapters.outbound.local.file_staging import FileStagingArea
 from adapters.outbound.local.files import FileOperations
+from adapters.outbound.local.journal import JournalLimits
 from domain.errors import StageFailed
 from domain.identifiers import BatchId, Digest, Uid
 from domain.instance import SopInstance
@@ -37,6 +38,7 @@ KINDS = [
     "memory",
     "local",
     "local in files",
+    "local in a journal",
     pytest.param("s3", marks=pytest.mark.aws),
     pytest.param("s3 in files", marks=pytest.mark.aws),
 ]
@@ -57,7 +59,16 @@ def area(kind: str, request: pytest.FixtureRequest, clock: FakeClock, tmp_path: 
         yield _s3_area(request.getfixturevalue("storage"), clock, tmp_path, kept_bytes=kept_bytes)
         return
     limits = DraftLimits(memory_bytes=64, early_bytes=16) if kind == "local in files" else DraftLimits()
-    local = FileStagingArea(tmp_path / "data" / "staging", FileOperations(), clock, limits)
+    # so small that it is full now and then, and so patient that nothing moves out of it by itself
+    journal = JournalLimits(segments=2, segment_bytes=64 << 10, object_bytes=20_000, linger_seconds=3600)
+    local = FileStagingArea(
+        tmp_path / "data" / "staging",
+        FileOperations(),
+        clock,
+        limits,
+        journal=journal if kind == "local in a journal" else None,
+    )
+    local.prepare(60)
     yield local
     local.close()
 
@@ -111,6 +122,21 @@ def _read(area: StagingArea, staged: StagedObject) -> bytes:
 
 BATCH = a_batch_id(1)
 OTHER = a_batch_id(2)
+
+
+def test_what_was_sealed_is_there_as_before(area: StagingArea) -> None:
+    instances = [_stage(area, BATCH, number) for number in range(5)]
+    before = list(area.list(BATCH))
+
+    area.seal(BATCH)
+    area.seal(BATCH)
+    area.seal(OTHER)
+
+    assert before == list(area.list(BATCH))
+    assert sorted(instance.digest.value for instance in instances) == sorted(
+        facts.instance.digest.value for facts in area.facts(before)
+    )
+    assert [_content(number) for number in range(5)] == [_read(area, staged) for staged in before]
 
 
 def test_an_empty_area_has_nothing(area: StagingArea) -> None:

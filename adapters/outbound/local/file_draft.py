@@ -1,9 +1,9 @@
 """
 The bytes of one object on their way in: kept in memory while they are few, and in a temporary file besides or instead.
 
-A draft of some size is written to its file while it arrives and the disk is set to work at once, so that little is
-left to do when the last byte is there. Up to a threshold its bytes stay in memory too: they can be written anew if
-the file's sync fails.
+A draft that goes to the journal (journal.py) has no file. Another one of some size is written to its file while it
+arrives and the disk is set to work at once, so that little is left to do when the last byte is there. Up to a threshold
+its bytes stay in memory too: they can be written anew if the file's sync fails.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 
 from adapters.outbound.draft_room import Claim
+from adapters.outbound.local.buffers import BLOCK_BYTES, Buffer, Buffers
 from adapters.outbound.local.files import DurableFolders, FileOperations, stage_failed
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks
 from domain.errors import StageFailed
@@ -41,7 +42,7 @@ def from_nanoseconds(nanoseconds: int) -> datetime:
 @attrs.frozen(kw_only=True)
 class DraftLimits:
     """
-    How drafts are held; one draft needs up to 1.2 times `memory_bytes` of memory, all together less (draft_room.py).
+    How drafts are held.
 
     Attributes:
         memory_bytes: a larger draft is in its temporary file only.
@@ -89,6 +90,13 @@ class Incoming:
         path = f"{self._path}/{self._token}-{next(self._numbers)}{_SUFFIX}"
         return TemporaryFile(path=path, descriptor=self._operations.create(path))
 
+    def drop(self, file: TemporaryFile) -> None:
+        """Close a file, and remove it unless it has got another name; never raises."""
+        self._operations.close(file.descriptor)
+        if file.path is not None:
+            with contextlib.suppress(OSError):
+                self._operations.unlink(file.path)
+
     def clear(self) -> int:
         """Remove what dead processes left behind; return how many files that were."""
         removed = 0
@@ -133,13 +141,16 @@ class FileDraft:
     Each temporary file is synced once and renamed once; staging again, for whatever reason, writes a new one.
     """
 
-    def __init__(self, incoming: Incoming, operations: FileOperations, limits: DraftLimits, claim: Claim) -> None:
+    def __init__(
+        self, incoming: Incoming, operations: FileOperations, limits: DraftLimits, claim: Claim, buffers: Buffers
+    ) -> None:
         self._incoming = incoming
         self._claim = claim
         self._operations = operations
         self._limits = limits
+        self._buffers = buffers
         self._size = 0
-        self._kept: bytearray | None = bytearray()
+        self._kept: Buffer | None = buffers.take()
         self._file: TemporaryFile | None = None
         self._set_to_work = 0
         self._problem: str | None = None
@@ -161,7 +172,8 @@ class FileDraft:
         length = len(data)
         size = self._size + length
         if self._kept is not None and size <= self._limits.memory_bytes and self._claim.keeps(size):
-            self._kept += data
+            at = BLOCK_BYTES + self._size
+            self._kept.view[at : at + length] = data
             self._size = size
             unsaved = size - (self._file.written if self._file is not None else 0)
             if size >= self._limits.early_bytes and unsaved >= self._limits.writeback_bytes:
@@ -174,7 +186,7 @@ class FileDraft:
         try:
             if self._kept is not None:
                 self._save(self._kept)
-                self._kept = None
+                self._leave_memory()
                 self._claim.leave_memory()
             file = self._opened()
             self._operations.write(file.descriptor, data)
@@ -183,6 +195,11 @@ class FileDraft:
         file.written += length
         self._size = size
         self._start_writeback(file)
+
+    @property
+    def kept(self) -> Buffer | None:
+        """A free block, then all bytes, if they are in memory only."""
+        return self._kept if self._problem is None and self._file is None else None
 
     def settle(self, staged_at: datetime) -> str:
         """
@@ -252,12 +269,11 @@ class FileDraft:
             raise OSError(0, "a temporary file was lost")
         return file.path
 
-    def _save(self, kept: bytearray) -> TemporaryFile:
+    def _save(self, kept: Buffer) -> TemporaryFile:
         """Write to the file what is in memory only."""
         file = self._opened()
         if file.written < self._size:
-            with memoryview(kept) as view, view[file.written :] as rest:
-                self._operations.write(file.descriptor, rest)
+            self._operations.write(file.descriptor, kept.view[BLOCK_BYTES + file.written : BLOCK_BYTES + self._size])
             file.written = self._size
         if self._size >= self._limits.early_bytes:
             self._start_writeback(file)
@@ -277,12 +293,8 @@ class FileDraft:
 
     def _drop_file(self) -> None:
         file, self._file = self._file, None
-        if file is None:
-            return
-        self._operations.close(file.descriptor)
-        if file.path is not None:
-            with contextlib.suppress(OSError):
-                self._operations.unlink(file.path)
+        if file is not None:
+            self._incoming.drop(file)
 
     def _take_space(self, size: int) -> None:
         try:
@@ -299,8 +311,13 @@ class FileDraft:
     def _give_up(self, problem: str) -> None:
         self._problem = problem
         self._drop_file()
-        self._kept = None
+        self._leave_memory()
         self._claim.release()
+
+    def _leave_memory(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._buffers.give(kept, self._size)
 
     def _check(self) -> None:
         if self._problem is not None:

@@ -58,7 +58,7 @@ class FileIndex:
 
     def append(self, staged: StagedInstance) -> None:
         """Add a line; one that cannot be written is left out, since the object tells the same."""
-        line = _line(staged)
+        line = encode_line(staged) + b"\n"
         with self._lock, contextlib.suppress(OSError):
             self._operations.write(self._opened(staged.key.batch), line)
 
@@ -72,7 +72,7 @@ class FileIndex:
         for line in content.split(b"\n"):
             # a torn line, or zeros where the disk had got no further, is no JSON of ours
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, InvalidIdentifier):
-                staged = _from_json(batch, json.loads(line))
+                staged = decode_line(batch, line)
                 found[staged.key] = staged
         return found
 
@@ -112,15 +112,19 @@ class FileIndex:
         return self._folder / f"{batch}.ndjson"
 
 
-def _line(staged: StagedInstance) -> bytes:
-    """Write one line of JSON; by hand, since it is written for each instance and only a title may need escapes."""
+def encode_line(staged: StagedInstance) -> bytes:
+    """
+    Return the facts of an object as one line of JSON, all but its batch.
+
+    By hand, since it is written for each instance and only a title may need escapes.
+    """
     instance = staged.instance
     return (
         f'{{"study":"{instance.study.value}","series":"{instance.series.value}"'
         f',"sop_instance":"{instance.sop_instance.value}","size":{instance.size},"digest":"{instance.digest.value}"'
         f',"sop_class":"{instance.sop_class.value}","transfer_syntax":"{instance.transfer_syntax.value}"'
         f',"calling_ae_title":{_quoted(instance.calling_ae_title.value)}'
-        f',"received_at":"{instance.received_at.isoformat()}","staged_at":"{staged.staged_at.isoformat()}"}}\n'
+        f',"received_at":"{instance.received_at.isoformat()}","staged_at":"{staged.staged_at.isoformat()}"}}'
     ).encode("ascii")
 
 
@@ -129,7 +133,15 @@ def _quoted(title: str) -> str:
     return json.dumps(title)
 
 
-def _from_json(batch: BatchId, line: Mapping[str, Any]) -> StagedInstance:
+def decode_line(batch: BatchId, encoded: bytes) -> StagedInstance:
+    """
+    Return what a line says.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError, InvalidIdentifier: it is none of ours.
+
+    """
+    line: Mapping[str, Any] = json.loads(encoded)
     instance = SopInstance(
         study=Uid(line["study"]),
         series=Uid(line["series"]),

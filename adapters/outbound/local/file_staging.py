@@ -5,9 +5,11 @@ The staging area as files and folders, below the data folder.
     staging/superseded/<batch>/<study>/<series>/<sop>.dcm
     staging/index/<batch>.ndjson                            the facts of each object (file_index.py)
     staging/incoming/                                       temporary files (file_draft.py)
+    staging/journal/                                        what has no file of its own yet (journal.py)
     trash/<YYYYMMDD>/<batch>/<study>/<series>/<sop>.dcm     what was imported, until the retention ends
 
 An object is complete and durable before it gets its name, so whatever has a name in a batch is whole.
+An open batch is what has a name and what is in the journal; a closed one has names only.
 """
 
 # ruff: noqa: PTH110, PTH112, PTH116, PTH120, PTH123, PTH208
@@ -18,14 +20,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import date, datetime
+from heapq import merge
+from itertools import islice
 from pathlib import Path
 
 import attrs
 
 from adapters.outbound.draft_room import DraftRoom
-from adapters.outbound.local.file_draft import DraftLimits, FileDraft, Incoming, from_nanoseconds
+from adapters.outbound.local.buffers import BLOCK_BYTES, Buffers
+from adapters.outbound.local.file_draft import (
+    DraftLimits,
+    FileDraft,
+    Incoming,
+    TemporaryFile,
+    from_nanoseconds,
+    to_nanoseconds,
+)
 from adapters.outbound.local.file_index import FileIndex, rebuild
 from adapters.outbound.local.files import (
     DurableFolders,
@@ -35,6 +47,7 @@ from adapters.outbound.local.files import (
     stage_failed,
     sync_folder,
 )
+from adapters.outbound.local.journal import Journal, JournalLimits, Pending
 from domain.errors import InvalidIdentifier, StageFailed
 from domain.identifiers import BatchId
 from domain.instance import SopInstance
@@ -45,6 +58,7 @@ _BATCHES = "batches"
 _SUPERSEDED = "superseded"
 _TRASH = "trash"
 _DAY = "%Y%m%d"
+_MOVED_AT_ONCE = 16
 _IN_DOUBT = "the batch's folder could not be made durable before; nothing more is staged in it"
 
 
@@ -52,7 +66,7 @@ class FileStagingArea:
     """
     A staging area on local files.
 
-    Nothing is made on disk before the first object arrives.
+    Nothing is made on disk before the first object arrives, or `prepare` is called.
     Several processes may use one area: each batch has one writer, everyone may list and read.
 
     Args:
@@ -61,32 +75,45 @@ class FileStagingArea:
         clock: tells when an object was staged, and the day of the trash.
         limits: how drafts are held.
         room: what they may take together.
+        journal: what the journal may take; without it every object is durable by itself.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # collaborators
         self,
         root: Path,
         operations: FileOperations,
         clock: Clock,
         limits: DraftLimits | None = None,
         room: DraftRoom | None = None,
+        journal: JournalLimits | None = None,
     ) -> None:
         self._root = root.absolute()
         self._trash = self._root.parent / _TRASH
         self._operations = operations
         self._clock = clock
         self._limits = limits or DraftLimits()
+        journal = journal or JournalLimits(segments=0)
+        # what the journal will take needs no file early
+        early_bytes = max(self._limits.early_bytes, journal.object_bytes + 1)
+        self._journaled_limits = attrs.evolve(self._limits, early_bytes=early_bytes)
+        self._buffers = Buffers(BLOCK_BYTES + self._limits.memory_bytes)
         self._room = room or DraftRoom()
         self._folders = DurableFolders(self._root, operations)
         self._trash_folders = DurableFolders(self._trash, operations)
         self._incoming = Incoming(self._root, self._folders, operations)
         self._index = FileIndex(self._root / "index", operations)
+        self._journal = Journal(self._root, self._folders, operations, journal, self._move_out)
         self._in_doubt: set[BatchId] = set()
+
+    def prepare(self, wait_seconds: float = 0.0) -> None:
+        """Make the journal before the first object comes, which would make it else; wait for that so long at most."""
+        self._journal.prepare(wait_seconds)
 
     def draft(self) -> FileDraft:
         """Begin a new object, in memory."""
-        return FileDraft(self._incoming, self._operations, self._limits, self._room.claim())
+        limits = self._journaled_limits if self._journal.has_room() else self._limits
+        return FileDraft(self._incoming, self._operations, limits, self._room.claim(), self._buffers)
 
     def stage(self, draft: Draft, batch: BatchId, instance: SopInstance) -> datetime:
         """Make the drafted object durable under `batch`: the port's promise, on files."""
@@ -95,10 +122,17 @@ class FileStagingArea:
         if batch in self._in_doubt:
             raise StageFailed(_IN_DOUBT, suspect_prefix=True)
         staged_at = self._clock.now()
-        key = StagingKey.of(batch, instance)
-        source = draft.settle(staged_at)
+        facts = StagedInstance(key=StagingKey.of(batch, instance), instance=instance, staged_at=staged_at)
+        kept = draft.kept
+        if kept is None or not self._journal.add(facts, kept, draft.size):
+            self._stage_by_itself(draft, facts)
+        return staged_at
+
+    def _stage_by_itself(self, draft: FileDraft, facts: StagedInstance) -> None:
+        batch = facts.key.batch
+        source = draft.settle(facts.staged_at)
         try:
-            folder = self._put(source, f"{_BATCHES}/{batch}", key, self._folders)
+            folder = self._put(source, f"{_BATCHES}/{batch}", facts.key, self._folders)
             draft.renamed()
             sync_folder(self._operations, folder)
         except FolderSyncFailed as error:
@@ -106,21 +140,38 @@ class FileStagingArea:
             raise stage_failed(error, "the batch's folder could not be made durable", suspect_prefix=True) from error
         except OSError as error:
             raise stage_failed(error, "an object could not be put into its batch") from error
-        self._index.append(StagedInstance(key=key, instance=instance, staged_at=staged_at))
-        return staged_at
+        self._index.append(facts)
+
+    def seal(self, batch: BatchId) -> None:
+        """Make every object of `batch` durable in a file of its own, also those that a dead process had journaled."""
+        try:
+            self._journal.seal(batch)
+        except OSError as error:
+            raise stage_failed(error, "what is in the journal could not be made files") from error
 
     def list(self, batch: BatchId) -> Iterator[StagedObject]:
         """Yield the objects of `batch` in the order of their paths; one folder's names are held at a time."""
-        return self._listing(_BATCHES, batch)
+        pending = self._pending(batch)  # before the files, so that what moves meanwhile is seen
+        waiting = sorted((_waiting(each) for each in pending.values()), key=_path_of)
+        last: StagingKey | None = None
+        for staged in merge(self._listing(_BATCHES, batch), waiting, key=_path_of):
+            if staged.key != last:
+                yield staged
+            last = staged.key
 
     def facts(self, objects: Iterable[StagedObject]) -> Iterator[StagedInstance]:
         """Yield the facts of each object: from its batch's index, held one at a time, or from the object."""
         batch: BatchId | None = None
         lines: Mapping[StagingKey, StagedInstance] = {}
+        pending: Mapping[StagingKey, Pending] = {}
         for staged in objects:
             if staged.key.batch != batch:
                 batch = staged.key.batch
+                pending = self._pending(batch)
                 lines = self._index.read(batch)
+            if staged.key in pending:
+                yield pending[staged.key].record.facts
+                continue
             path = self._path(staged.key.path)
             try:
                 size = os.stat(path).st_size
@@ -134,12 +185,14 @@ class FileStagingArea:
     def read_head(self, staged: StagedObject, max_bytes: int) -> bytes:
         """Return the first bytes of an object; b"" if it is gone."""
         try:
-            with open(self._path(staged.key.path), "rb") as file:
-                return file.read(max_bytes)
-        except FileNotFoundError:
-            return b""
+            head = self._file_head(staged, max_bytes)
+            if head is None and (pending := self._journal.pending(staged.key.batch).get(staged.key)) is not None:
+                content = self._journal.read(pending)
+                # else it has got its file meanwhile
+                head = self._file_head(staged, max_bytes) if content is None else content[:max_bytes]
         except OSError as error:
             raise stage_failed(error, "a staged object could not be read") from error
+        return head or b""
 
     def supersede(self, staged: StagedObject) -> None:
         """Move an object to `superseded/`, durably."""
@@ -163,7 +216,11 @@ class FileStagingArea:
 
     def batches(self) -> Iterator[BatchId]:
         """Yield every batch that has an object, in the order of their ids."""
-        for name in sorted(_names(f"{self._root}/{_BATCHES}")):
+        try:
+            names = {batch.value for batch in self._journal.batches()}
+        except OSError as error:
+            raise stage_failed(error, "the journal could not be read") from error
+        for name in sorted(names.union(_names(f"{self._root}/{_BATCHES}"))):
             with suppress(InvalidIdentifier):
                 batch = BatchId(name)
                 if any(True for _ in self.list(batch)):
@@ -185,12 +242,53 @@ class FileStagingArea:
 
     def clear_incoming(self) -> int:
         """Remove the temporary files of dead processes; return how many there were."""
+        with suppress(OSError):  # whoever seals a batch tries again, and tells
+            self._journal.take_over()
         return self._incoming.clear()
 
     def close(self) -> None:
         """Close what is open; the area may be used again."""
+        self._journal.close()
         self._index.close()
         self._incoming.release()
+
+    def _pending(self, batch: BatchId) -> Mapping[StagingKey, Pending]:
+        try:
+            return self._journal.pending(batch)
+        except OSError as error:
+            raise stage_failed(error, "the journal could not be read") from error
+
+    def _file_head(self, staged: StagedObject, max_bytes: int) -> bytes | None:
+        try:
+            with open(self._path(staged.key.path), "rb") as file:
+                return file.read(max_bytes)
+        except FileNotFoundError:
+            return None
+
+    def _move_out(self, objects: Iterable[tuple[StagedInstance, bytes]]) -> None:
+        """Give objects of the journal files of their own, durably, whatever has their names (else OSError)."""
+        folders: dict[str, None] = {}
+        objects = iter(objects)
+        while group := list(islice(objects, _MOVED_AT_ONCE)):
+            with ExitStack() as stack:
+                files = [(self._written(facts, content, stack), facts) for facts, content in group]
+                for file, facts in files:
+                    self._operations.sync(file.descriptor)
+                    assert file.path is not None  # noqa: S101 - just made
+                    folders[self._put(file.path, f"{_BATCHES}/{facts.key.batch}", facts.key, self._folders)] = None
+                    file.path = None
+                    self._index.append(facts)
+        for folder in folders:
+            sync_folder(self._operations, folder)
+
+    def _written(self, facts: StagedInstance, content: bytes, stack: ExitStack) -> TemporaryFile:
+        """Write an object to a temporary file and set the disk to work on it; `stack` removes what is left of it."""
+        file = self._incoming.create()
+        stack.callback(self._incoming.drop, file)
+        self._operations.write(file.descriptor, content)
+        self._operations.stamp(file.descriptor, to_nanoseconds(facts.staged_at))
+        self._operations.start_writeback(file.descriptor, 0, len(content))
+        return file
 
     def _listing(self, area: str, batch: BatchId) -> Iterator[StagedObject]:
         prefix = f"{self._root}/{area}/{batch}"
@@ -224,6 +322,7 @@ class FileStagingArea:
         targets: dict[str, None] = {}
         sources: dict[str, None] = {}
         try:
+            self._journal.seal(batch)  # a closed batch has been sealed; of another one nothing may come back either
             for key in keys:
                 source = self._path(key.path)
                 sources[os.path.dirname(source)] = None
@@ -255,6 +354,15 @@ class FileStagingArea:
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}"
+
+
+def _waiting(pending: Pending) -> StagedObject:
+    record = pending.record
+    return StagedObject(key=record.facts.key, size=record.size, modified_at=record.facts.staged_at)
+
+
+def _path_of(staged: StagedObject) -> str:
+    return staged.key.path
 
 
 def _names(folder: str) -> list[str]:

@@ -9,7 +9,7 @@ Laws, for a file that must survive a loss of power:
 `FileOperations` is the seam: a subclass that records every call can prove those laws.
 """
 
-# ruff: noqa: PTH102, PTH104, PTH106, PTH108
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH116
 # Paths are text here: five Path objects for each instance would cost more than they tell.
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from domain.errors import StageFailed
 
 _SYNC_FILE_RANGE_WRITE = 2
+_DIRECT: int | None = getattr(os, "O_DIRECT", None)  # Linux has it
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 
@@ -41,6 +42,7 @@ _WORDS = {
     errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
     errno.ENFILE: "the system has too many files open; raise fs.file-max",
     errno.EFBIG: "the file is larger than the file system or a limit of this process allows",
+    errno.EBUSY: "another process still holds it",
     errno.ENOENT: "a folder of it is missing, or was removed while in use",
     errno.EEXIST: "there is a file of that name, and no folder",
     errno.ENOTDIR: "there is a file of that name, and no folder",
@@ -79,6 +81,43 @@ class FileOperations:
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
         """Return up to `size` bytes from `offset`."""
         return os.pread(descriptor, size, offset)
+
+    def create_direct(self, path: str) -> int:
+        """Create a file that was not there, for writing past the page cache; each write is durable when it returns."""
+        if _DIRECT is None:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC | _DIRECT
+        try:
+            return os.open(path, flags, _FILE_MODE)
+        except FileExistsError:
+            raise
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(path)  # some file systems find out after they made it
+            raise
+
+    def open_direct(self, path: str) -> int:
+        """Open a file that `create_direct` has made, for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | (_DIRECT or 0))
+
+    def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
+        """Write whole blocks to a file that `create_direct` has made, durably."""
+        written = os.pwrite(descriptor, data, offset)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
+        """Read whole blocks of a file that `open_direct` has opened; return how many bytes, fewer at the end."""
+        return os.preadv(descriptor, [into], offset)
+
+    def inode(self, path: str) -> int:
+        """Return which file has a name now."""
+        return os.stat(path).st_ino
+
+    def free_bytes(self, path: str) -> int:
+        """Return how much space is free for us where `path` is."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
 
     def start_writeback(self, descriptor: int, offset: int, size: int) -> None:
         """

@@ -63,6 +63,7 @@ class FakeApplication:
 
     def recover(self) -> Recovered:
         return RecoverBatches(
+            staging=MemoryStagingArea(clock=self.clock),
             metadata=self.metadata,
             workflow=self.workflow,
             clock=self.clock,

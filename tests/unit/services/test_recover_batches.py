@@ -1,6 +1,7 @@
 import pytest
 
 from domain.batch import CloseReason
+from domain.errors import StageFailed
 from domain.lifecycle import BatchState
 from services.recover_batches import Recovered
 from tests.builders import a_batch, a_batch_id
@@ -27,6 +28,18 @@ def test_a_batch_whose_owner_died_with_its_lock_is_closed_at_once() -> None:
     owner = world.new_owner()
     world.store(owner, 1)
     world.kill(owner)
+    assert Recovered(closed=1, started=1) == world.recover()
+
+
+def test_a_batch_that_cannot_be_sealed_is_left_to_the_next_recovery(world: World) -> None:
+    def away(_port: str) -> None:
+        raise StageFailed("the disk is full")
+
+    world.store(world.new_owner(), 1)
+    world.clock.advance(900)
+    with world.interrupted(Interruption(1, False, away, "seal")):
+        assert Recovered() == world.recover()
+    assert [event.fields["detail"] for event in world.telemetry.named("batch.seal_failed")] == ["the disk is full"]
     assert Recovered(closed=1, started=1) == world.recover()
 
 

@@ -277,6 +277,21 @@ def test_a_full_batch_closes_once_the_metadata_store_is_back(world: World) -> No
     assert reasons(world) == [CloseReason.FILES]
 
 
+def test_a_batch_closes_after_it_was_sealed_and_not_before(world: World, owner: Owner) -> None:
+    def away(_port: str) -> None:
+        raise StageFailed("the disk is full")
+
+    world.store(owner, 1)
+    world.clock.advance(15)
+    with world.interrupted(Interruption(1, False, away, "seal")):
+        world.tick(owner)
+    assert [only_batch(world)] == world.batch_ids(BatchState.OPEN)
+    assert [event.fields["detail"] for event in world.telemetry.named("batch.seal_failed")] == ["the disk is full"]
+    assert world.store(owner, 2)
+    world.tick(owner)
+    assert reasons(world) == [CloseReason.QUIET]
+
+
 def test_a_batch_whose_opening_got_no_answer_is_closed_before_the_next_is_opened(world: World, owner: Owner) -> None:
     with world.interrupted(Interruption(1, True, world.away, "add_batch")):
         assert not world.store(owner, 1)

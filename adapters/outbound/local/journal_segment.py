@@ -1,0 +1,198 @@
+"""
+One file of the journal: all its blocks were written before, so a record costs the disk no more than its bytes.
+
+Laws:
+- A segment holds records of one batch at a time. While its header names the batch, some of its objects may be durable
+  here only; the header is gone, durably, before the batch may close.
+- A write that failed is not repeated; the segment takes nothing more and is removed once its objects are elsewhere.
+- A write counts if the segment still has its name: in a folder that was removed or moved away nobody will look for it.
+- The page cache is passed by, for reading too: a page that another process reads at the moment of a write would make
+  that write fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from typing import Self
+
+import attrs
+
+from adapters.outbound.local.buffers import BLOCK_BYTES, Buffer, blocks
+from adapters.outbound.local.files import FileOperations, sync_folder
+from adapters.outbound.local.journal_record import NO_HEADER, Header, Record, encode_head, record_bytes
+from domain.identifiers import BatchId
+
+_PIECE_BYTES = 1 << 20
+_WINDOW_BYTES = 64 << 10
+
+
+@attrs.define(eq=False, kw_only=True)
+class Segment:
+    """
+    A segment of this process, in use or free; `Journal` guards all that is not a constant.
+
+    Attributes:
+        inode: tells whether its name is still its own.
+        header: None while it is free.
+        end: where the next record goes.
+        users: stores between their place and their answer.
+        records: what was answered.
+        used_at: when its first record was placed, on the monotonic clock in seconds.
+        is_awaited: it takes no further record, and somebody waits for the last of its users.
+        is_settling: a thread moves its objects to files of their own.
+        error: why it takes no records any more.
+
+    """
+
+    path: str
+    descriptor: int
+    size: int
+    inode: int
+    operations: FileOperations
+    header: Header | None = None
+    end: int = 0
+    users: int = 0
+    records: list[Record] = attrs.field(factory=list)
+    used_at: float = 0.0
+    is_awaited: bool = False
+    is_settling: bool = False
+    error: OSError | None = None
+
+    @property
+    def batch(self) -> BatchId | None:
+        """Whose records it holds."""
+        return None if self.header is None else self.header.batch
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a record of `size` bytes may be added."""
+        return self.error is None and self.end + size <= self.size
+
+    def begin(self, header: Header) -> None:
+        """Use it for a batch from now on, durably (OSError if that is not certain)."""
+        self.header, self.end = header, BLOCK_BYTES
+        self._write_block(header.encode())
+
+    def write(self, record: Record, buffer: Buffer) -> None:
+        """
+        Write a record durably to the place that was found for it (OSError if that is not certain).
+
+        Args:
+            record: what and where it is.
+            buffer: one block for the head of the record, then the bytes of the object.
+
+        """
+        assert self.header is not None  # noqa: S101 - begun before
+        end = BLOCK_BYTES + record.size
+        whole = record_bytes(record.size)
+        buffer.view[:BLOCK_BYTES] = encode_head(self.header.epoch, record)
+        buffer.view[end:whole] = bytes(whole - end)  # what another image has left there stays there
+        try:
+            self.operations.write_at(self.descriptor, buffer.view[:whole], record.position)
+            is_named = self.operations.inode(self.path) == self.inode
+        except OSError as error:
+            self.error = error
+            raise
+        if not is_named:
+            self.error = OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise self.error
+
+    def erase(self) -> None:
+        """
+        Leave nothing that a recovery would take for objects of this batch, since they may be moved from now on.
+
+        Raises:
+            OSError: if that is not certain.
+
+        """
+        if self.error is None:
+            with contextlib.suppress(OSError):
+                self._write_block(NO_HEADER)
+        if self.error is not None:
+            remove_segment(self.operations, self.path)
+
+    def clear(self) -> None:
+        """Note that it was erased."""
+        self.header, self.end, self.records, self.is_awaited = None, 0, [], False
+
+    def close(self) -> None:
+        """Close it."""
+        self.operations.close(self.descriptor)
+
+    def _write_block(self, block: bytes) -> None:
+        buffer = Buffer(BLOCK_BYTES)
+        buffer.view[:] = block
+        try:
+            self.operations.write_at(self.descriptor, buffer.view, 0)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+class SegmentReader:
+    """
+    Reads a segment, perhaps of another process that writes to it; used by one thread, closed by the `with` block.
+
+    Args:
+        path: of the segment.
+
+    """
+
+    def __init__(self, operations: FileOperations, path: str) -> None:
+        self._operations = operations
+        self._descriptor = operations.open_direct(path)
+        self._buffer = Buffer(_WINDOW_BYTES)
+        self._start = self._end = 0
+
+    def __call__(self, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`, fewer at the end of the file."""
+        if not self._start <= position <= position + size <= self._end:
+            self._fill(position - position % BLOCK_BYTES, position + size)
+        return bytes(self._buffer.view[position - self._start : min(position + size, self._end) - self._start])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._operations.close(self._descriptor)
+
+    def _fill(self, start: int, end: int) -> None:
+        wanted = max(_WINDOW_BYTES, blocks(end - start))
+        if wanted > len(self._buffer.view):
+            self._buffer = Buffer(wanted)
+        self._start = start
+        self._end = start + self._operations.read_at(self._descriptor, self._buffer.view[:wanted], start)
+
+
+def make_segment(operations: FileOperations, path: str, size: int) -> Segment:
+    """
+    Make a segment that is on the disk in full, its name included.
+
+    Zeros are written rather than promised by the file system: the first write to what was only promised has to be
+    entered in the file system's own journal, and that is what a segment saves.
+
+    Raises:
+        OSError: if that is not possible, or the page cache cannot be passed by there; nothing is left.
+
+    """
+    descriptor = operations.create_direct(path)
+    try:
+        zeros = Buffer(min(size, _PIECE_BYTES))
+        for start in range(0, size, _PIECE_BYTES):
+            operations.write_at(descriptor, zeros.view[: size - start], start)
+        sync_folder(operations, path.rpartition("/")[0])
+        inode = operations.inode(path)
+    except OSError:
+        operations.close(descriptor)
+        with contextlib.suppress(OSError):
+            operations.unlink(path)
+        raise
+    return Segment(path=path, descriptor=descriptor, size=size, inode=inode, operations=operations)
+
+
+def remove_segment(operations: FileOperations, path: str) -> None:
+    """Remove a segment for good (OSError if that is not certain)."""
+    with contextlib.suppress(FileNotFoundError):
+        operations.unlink(path)
+    sync_folder(operations, path.rpartition("/")[0])

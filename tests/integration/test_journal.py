@@ -1,0 +1,607 @@
+"""The journal of the staging area on a disk that fails, is full, or is shared by threads and dead processes."""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import pytest
+
+from adapters.memory.clock import FakeClock
+from adapters.outbound.local.buffers import BLOCK_BYTES
+from adapters.outbound.local.file_draft import DraftLimits
+from adapters.outbound.local.file_staging import FileStagingArea
+from adapters.outbound.local.files import FileOperations
+from adapters.outbound.local.journal import JournalLimits
+from adapters.outbound.local.journal_record import (
+    Header,
+    Read,
+    Record,
+    checksum_of,
+    encode_head,
+    read_content,
+    read_header,
+    read_records,
+    record_bytes,
+)
+from domain.errors import StageFailed
+from domain.identifiers import AeTitle, BatchId
+from domain.staging import StagedInstance, StagingKey
+from tests.builders import a_batch_id
+from tests.part10 import a_part10_object
+
+BATCH, OTHER = a_batch_id(1), a_batch_id(2)
+DRAFTS = DraftLimits(memory_bytes=20_000, early_bytes=2_000, writeback_bytes=1_000)
+JOURNAL = JournalLimits(segments=3, segment_bytes=64 << 10, object_bytes=10_000, linger_seconds=3600, most_of_free=1.0)
+
+
+class Operations(FileOperations):
+    """
+    Real operations of which some fail.
+
+    Attributes:
+        failures: the operation's name and the errors of its next calls; 0 lets one succeed.
+        synced: the paths of files that were synced, in order.
+        before: called with the name of each operation that may fail.
+
+    """
+
+    def __init__(self) -> None:
+        self.failures: dict[str, list[int]] = {}
+        self.synced: list[str] = []
+        self.before: Callable[[str], None] = lambda _name: None
+        self._paths: dict[int, str] = {}
+
+    def _may_fail(self, name: str) -> None:
+        self.before(name)
+        planned = self.failures.get(name)
+        number = planned.pop(0) if planned else 0
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def create(self, path: str) -> int:
+        self._may_fail("create")
+        descriptor = super().create(path)
+        self._paths[descriptor] = path
+        return descriptor
+
+    def create_direct(self, path: str) -> int:
+        self._may_fail("create_direct")
+        return super().create_direct(path)
+
+    def open_direct(self, path: str) -> int:
+        self._may_fail("open_direct")
+        return super().open_direct(path)
+
+    def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
+        self._may_fail("write")
+        super().write(descriptor, data)
+
+    def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
+        self._may_fail("erase" if offset == 0 and not any(data) else "begin" if offset == 0 else "write_at")
+        super().write_at(descriptor, data, offset)
+
+    def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
+        self._may_fail("read_at")
+        return super().read_at(descriptor, into, offset)
+
+    def sync(self, descriptor: int) -> None:
+        self.synced.append(self._paths[descriptor])
+        self._may_fail("sync")
+        super().sync(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        self._may_fail("rename")
+        super().rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._may_fail("unlink a segment" if path.endswith(".segment") else "unlink")
+        super().unlink(path)
+
+    def sync_folder(self, path: str) -> None:
+        self._may_fail("sync_folder")
+        super().sync_folder(path)
+
+
+@pytest.fixture
+def operations() -> Operations:
+    return Operations()
+
+
+@pytest.fixture
+def staging(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "staging"
+
+
+def an_area(staging: Path, operations: FileOperations, journal: JournalLimits = JOURNAL) -> FileStagingArea:
+    area = FileStagingArea(staging, operations, FakeClock(), DRAFTS, journal=journal)
+    area.prepare(60)
+    return area
+
+
+@pytest.fixture
+def area(staging: Path, operations: Operations) -> Iterator[FileStagingArea]:
+    area = an_area(staging, operations)
+    yield area
+    area.close()
+
+
+def stage(area: FileStagingArea, number: int = 1, size: int = 600, batch: BatchId = BATCH) -> None:
+    content, instance = a_part10_object(number, size)
+    draft = area.draft()
+    try:
+        draft.write(content)
+        area.stage(draft, batch, instance)
+    finally:
+        draft.discard()
+
+
+def contents(area: FileStagingArea, batch: BatchId = BATCH) -> list[bytes]:
+    return [area.read_head(staged, 1 << 20) for staged in area.list(batch)]
+
+
+def expected(*numbers: int, size: int = 600) -> list[bytes]:
+    by_name = {a_part10_object(number, size)[1].sop_instance.value: number for number in numbers}
+    return [a_part10_object(by_name[name], size)[0] for name in sorted(by_name)]
+
+
+def segments(staging: Path) -> list[Path]:
+    return sorted(staging.glob("journal/*/*.segment"))
+
+
+def named(staging: Path) -> list[BatchId]:
+    """Return the batches that segments name."""
+    headers = [read_header(reader(path.read_bytes())) for path in segments(staging)]
+    return [header.batch for header in headers if header is not None]
+
+
+def files(staging: Path, batch: BatchId = BATCH) -> int:
+    """Return how many objects have files of their own."""
+    return len(list(staging.glob(f"batches/{batch}/*/*/*.dcm")))
+
+
+def reader(content: bytes) -> Read:
+    return lambda size, position: content[position : position + size]
+
+
+# Staging.
+
+
+def test_a_store_is_in_the_journal_alone_until_its_batch_is_sealed(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    for number in (1, 2, 3):
+        stage(area, number)
+    assert operations.synced == []
+    assert files(staging) == 0
+    assert named(staging) == [BATCH]
+    assert expected(1, 2, 3) == contents(area)
+
+    area.seal(BATCH)
+    area.seal(BATCH)
+
+    assert 3 == len(set(operations.synced)) == len(operations.synced)
+    assert files(staging) == 3
+    assert named(staging) == []
+    assert expected(1, 2, 3) == contents(area)
+
+
+def test_what_lingers_gets_its_file_by_itself_and_the_segment_is_used_again(staging: Path) -> None:
+    limits = attrs.evolve(JOURNAL, linger_seconds=0.2, segments=1)
+    area = an_area(staging, FileOperations(), limits)
+    for number in range(4):
+        stage(area, number)
+        deadline = time.monotonic() + 60
+        while files(staging) <= number or named(staging):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    assert expected(0, 1, 2, 3) == contents(area)
+    area.close()
+
+
+def test_what_could_not_get_its_file_is_tried_again_and_never_lost(staging: Path, operations: Operations) -> None:
+    area = an_area(staging, operations, attrs.evolve(JOURNAL, linger_seconds=0.0))
+    operations.failures["rename"] = [errno.EIO]
+
+    stage(area)
+
+    deadline = time.monotonic() + 60
+    while operations.failures["rename"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert expected(1) == contents(area)
+    area.seal(BATCH)
+    assert files(staging) == 1
+    assert expected(1) == contents(area)
+    area.close()
+
+
+def test_a_large_object_does_without_the_journal(area: FileStagingArea, operations: Operations, staging: Path) -> None:
+    stage(area, size=15_000)
+
+    assert len(operations.synced) == 1
+    assert named(staging) == []
+    assert expected(1, size=15_000) == contents(area)
+
+
+@pytest.mark.parametrize("failing", ["write_at", "begin"])
+def test_an_object_whose_record_fails_is_durable_by_itself_and_that_segment_is_not_used_again(
+    area: FileStagingArea, operations: Operations, staging: Path, failing: str
+) -> None:
+    if failing == "write_at":
+        stage(area, 1)
+    else:
+        stage(area, 1, size=15_000)
+    before = segments(staging)
+    operations.failures[failing] = [errno.EIO]
+
+    stage(area, 2)
+    stage(area, 3)
+
+    assert len(contents(area)) == 3
+    area.seal(BATCH)
+    assert named(staging) == []
+    assert len(set(before) & set(segments(staging))) == len(before) - 1
+    assert files(staging) == 3
+    assert list(staging.glob("incoming/*.part")) == []
+
+
+@pytest.mark.parametrize("failing", ["create", "write", "sync", "rename", "sync_folder"])
+def test_a_store_that_fails_in_the_journal_and_by_itself_is_refused(
+    area: FileStagingArea, operations: Operations, failing: str
+) -> None:
+    stage(area, 1)
+    operations.failures = {"write_at": [errno.EIO], failing: [errno.ENOSPC] * 2}
+
+    with pytest.raises(StageFailed, match="no space"):
+        stage(area, 2)
+
+    operations.failures.clear()
+    stage(area, 3, batch=OTHER)
+    assert expected(1)[0] in contents(area)
+    assert expected(3) == contents(area, OTHER)
+
+
+@pytest.mark.parametrize(
+    "limits, failures",
+    [
+        pytest.param(JournalLimits(segments=0), {}, id="none"),
+        pytest.param(attrs.evolve(JOURNAL, segment_bytes=1 << 60), {}, id="little room"),
+        pytest.param(JOURNAL, {"create_direct": [errno.EINVAL]}, id="a file system without direct writes"),
+        pytest.param(JOURNAL, {"erase": [errno.ENOSPC]}, id="no room"),
+    ],
+)
+def test_without_a_journal_objects_are_durable_by_themselves(
+    staging: Path, operations: Operations, limits: JournalLimits, failures: dict[str, list[int]]
+) -> None:
+    operations.failures = failures
+    area = an_area(staging, operations, limits)
+
+    stage(area)
+
+    assert len(operations.synced) == 1
+    assert segments(staging) == []
+    assert expected(1) == contents(area)
+    area.close()
+
+
+def test_what_finds_the_journal_full_is_durable_by_itself(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    for number in range(30):
+        stage(area, number, 6_000)
+
+    assert JOURNAL.segments == len(segments(staging))
+    assert 0 < files(staging) == len(operations.synced) < 30
+    assert expected(*range(30), size=6_000) == contents(area)
+    area.seal(BATCH)
+    assert files(staging) == 30
+    assert expected(*range(30), size=6_000) == contents(area)
+
+
+def test_a_draft_that_arrives_while_the_journal_is_full_is_written_early(area: FileStagingArea, staging: Path) -> None:
+    draft = area.draft()
+    draft.write(bytes(5_000))
+    assert list(staging.glob("incoming/*.part")) == []
+    for number in range(30):
+        stage(area, number, 6_000)
+    late = area.draft()
+    late.write(bytes(5_000))
+
+    assert len(list(staging.glob("incoming/*.part"))) == 1
+    late.discard()
+    draft.discard()
+
+
+@pytest.mark.parametrize(
+    "space, expected_limits",
+    [
+        (256 << 20, JournalLimits()),
+        (8 << 20, JournalLimits(segment_bytes=2 << 20, object_bytes=512 << 10)),
+        (0, JournalLimits(segments=0)),
+        (200_000, JournalLimits(segments=0)),
+    ],
+)
+def test_the_limits_of_a_space(space: int, expected_limits: JournalLimits) -> None:
+    assert expected_limits == JournalLimits.within(space)
+
+
+def test_threads_store_while_batches_are_sealed(staging: Path) -> None:
+    area = an_area(staging, FileOperations(), attrs.evolve(JOURNAL, linger_seconds=0.0))
+    batches = [a_batch_id(number) for number in range(1, 9)]
+
+    def store(number: int) -> None:
+        for batch in batches:
+            stage(area, number, 600 + 1000 * number, batch)
+            assert any(staged.size > 0 for staged in area.list(batch))
+
+    def seal(batch: BatchId) -> None:
+        for _ in range(20):
+            area.seal(batch)
+
+    with ThreadPoolExecutor(10) as pool:
+        stores = [pool.submit(store, number) for number in range(6)]
+        seals = [pool.submit(seal, batch) for batch in batches[:4]]
+        for each in (*stores, *seals):
+            each.result()
+    for batch in batches:
+        area.seal(batch)
+        assert files(staging, batch) == 6
+        found = sorted(contents(area, batch))
+        assert sorted(a_part10_object(number, 600 + 1000 * number)[0] for number in range(6)) == found
+    assert named(staging) == []
+    area.close()
+
+
+# Sealing.
+
+
+@pytest.mark.parametrize("failing", ["create", "write", "sync", "rename", "sync_folder", "open_direct", "read_at"])
+def test_a_seal_that_failed_may_be_repeated(
+    area: FileStagingArea, operations: Operations, staging: Path, failing: str
+) -> None:
+    for number in (1, 2):
+        stage(area, number)
+    operations.failures[failing] = [errno.EIO]
+
+    with pytest.raises(StageFailed, match="could not be made files"):
+        area.seal(BATCH)
+    assert named(staging) == [BATCH]
+    assert expected(1, 2) == contents(area)
+    area.seal(BATCH)
+
+    assert len(set(operations.synced)) == len(operations.synced)
+    assert files(staging) == 2
+    assert expected(1, 2) == contents(area)
+    assert named(staging) == []
+    assert list(staging.glob("incoming/*.part")) == []
+
+
+def test_a_segment_that_cannot_be_erased_is_removed(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    stage(area)
+    operations.failures = {"erase": [errno.EIO], "unlink a segment": [errno.EIO]}
+
+    with pytest.raises(StageFailed):
+        area.seal(BATCH)
+    area.seal(BATCH)
+
+    assert named(staging) == []
+    assert expected(1) == contents(area)
+    stage(area, 2, batch=OTHER)
+    assert expected(2) == contents(area, OTHER)
+
+
+def test_a_record_that_the_disk_changed_keeps_its_batch_open(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    stage(area)
+    path = next(path for path in segments(staging) if read_header(reader(path.read_bytes())))
+    with path.open("r+b") as file:
+        file.seek(2 * BLOCK_BYTES + 500)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+    with pytest.raises(StageFailed, match="check the disk"):
+        area.seal(BATCH)
+    assert named(staging) == [BATCH]
+
+
+# Several processes.
+
+
+def test_another_process_sees_what_is_in_the_journal(area: FileStagingArea, staging: Path) -> None:
+    stage(area, 1)
+    stage(area, 2, size=15_000)
+    other = an_area(staging, FileOperations())
+
+    assert list(other.batches()) == [BATCH]
+    assert [a_part10_object(1)[0], a_part10_object(2, 15_000)[0]] == contents(other)
+    assert list(area.facts(area.list(BATCH))) == list(other.facts(other.list(BATCH)))
+    assert list(other.list(OTHER)) == []
+
+
+def test_reading_it_does_not_disturb_its_writer(area: FileStagingArea, staging: Path) -> None:
+    other = an_area(staging, FileOperations())
+    is_over = threading.Event()
+
+    def read() -> int:
+        rounds = 0
+        while not is_over.is_set():
+            contents(other)
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(2) as pool:
+        reading = [pool.submit(read) for _ in range(2)]
+        for number in range(20):
+            stage(area, number)
+        is_over.set()
+        assert all(each.result() for each in reading)
+    assert files(staging) == 0
+    assert expected(*range(20)) == contents(other)
+
+
+def test_what_a_dead_process_left_is_taken_over(staging: Path, operations: Operations) -> None:
+    dead = an_area(staging, operations)
+    stage(dead, 1)
+    stage(dead, 2, batch=OTHER)
+    before = list(dead.facts([*dead.list(BATCH), *dead.list(OTHER)]))
+    dead.close()
+    heir = FileStagingArea(staging, operations, FakeClock(), DRAFTS)
+    assert expected(1) == contents(heir)
+
+    heir.seal(BATCH)
+
+    assert list(staging.glob("journal/*")) == []
+    assert (files(staging), files(staging, OTHER)) == (1, 1)
+    assert expected(1) == contents(heir)
+    assert expected(2) == contents(heir, OTHER)
+    assert before == list(heir.facts([*heir.list(BATCH), *heir.list(OTHER)]))
+
+
+def test_a_takeover_that_failed_may_be_repeated(staging: Path, operations: Operations) -> None:
+    dead = an_area(staging, operations)
+    stage(dead, 1)
+    dead.close()
+    heir = FileStagingArea(staging, operations, FakeClock(), DRAFTS)
+
+    for failing in ("create", "sync", "rename", "sync_folder", "open_direct", "read_at", "unlink a segment"):
+        operations.failures = {failing: [errno.EIO]}
+        with pytest.raises(StageFailed):
+            heir.seal(BATCH)
+        operations.failures = {failing: [errno.EIO]}
+        heir.clear_incoming()
+        assert len(list(staging.glob("journal/*/"))) == 1
+    heir.clear_incoming()
+
+    assert expected(1) == contents(heir)
+    assert list(staging.glob("journal/*")) == []
+    assert list(staging.glob("incoming/*.part")) == []
+
+
+def test_the_journal_of_a_living_process_is_left_alone(area: FileStagingArea, staging: Path) -> None:
+    stage(area)
+    other = FileStagingArea(staging, FileOperations(), FakeClock(), DRAFTS)
+
+    with pytest.raises(StageFailed, match="another process still holds it"):
+        other.seal(BATCH)
+    other.seal(OTHER)
+    other.clear_incoming()
+
+    assert named(staging) == [BATCH]
+
+
+def test_a_clean_end_leaves_no_journal(staging: Path, operations: Operations) -> None:
+    area = an_area(staging, operations)
+    stage(area)
+    area.seal(BATCH)
+
+    area.close()
+
+    assert list(staging.glob("journal/*")) == []
+    stage(area, 2)
+    assert expected(1, 2) == contents(area)
+    area.seal(BATCH)
+    area.close()
+
+
+# Records.
+
+
+EPOCH = bytes(range(16))
+HEADER = Header(epoch=EPOCH, batch=BATCH)
+
+
+def a_record(number: int, position: int, size: int = 600, epoch: bytes = EPOCH) -> bytes:
+    content, instance = a_part10_object(number, size)
+    facts = StagedInstance(key=StagingKey.of(BATCH, instance), instance=instance, staged_at=FakeClock().now())
+    record = Record(position=position, facts=facts, size=len(content), checksum=checksum_of(content))
+    return (encode_head(epoch, record) + content).ljust(record_bytes(len(content)), b"\0")
+
+
+def found(segment: bytes) -> list[int]:
+    """Return the numbers of the objects that are whole."""
+    header = read_header(reader(segment))
+    if header is None:
+        return []
+    numbers = {a_part10_object(number)[1].sop_instance: number for number in range(9)}
+    return [
+        numbers[record.facts.key.sop_instance]
+        for record in read_records(reader(segment), header)
+        if read_content(reader(segment), record) is not None
+    ]
+
+
+def a_segment(*records: bytes) -> bytes:
+    return HEADER.encode() + b"".join(records)
+
+
+def test_records_are_read_back_in_their_order() -> None:
+    first = a_record(1, BLOCK_BYTES, 9_000)
+    second = a_record(2, BLOCK_BYTES + len(first))
+
+    assert found(a_segment(first, second, bytes(3 * BLOCK_BYTES))) == [1, 2]
+
+
+def test_a_torn_record_is_none_and_those_behind_it_are_found() -> None:
+    first = bytearray(a_record(1, BLOCK_BYTES, 9_000))
+    second = a_record(2, BLOCK_BYTES + len(first))
+    for torn in (0, 40, 200, BLOCK_BYTES + 8_000):
+        damaged = bytearray(first)
+        damaged[torn] ^= 1
+        assert found(a_segment(bytes(damaged), second)) == [2]
+
+
+def test_a_record_of_an_earlier_use_or_another_place_is_none() -> None:
+    earlier = a_record(1, BLOCK_BYTES, epoch=bytes(16))
+    elsewhere = a_record(2, BLOCK_BYTES)
+
+    assert found(a_segment(earlier, elsewhere, a_record(3, BLOCK_BYTES + len(earlier) + len(elsewhere)))) == [3]
+
+
+def test_a_record_may_not_pass_off_what_a_peer_has_sent() -> None:
+    content, instance = a_part10_object(1)
+    inner = a_record(2, 3 * BLOCK_BYTES, epoch=bytes(16))
+    facts = StagedInstance(key=StagingKey.of(BATCH, instance), instance=instance, staged_at=FakeClock().now())
+    content = content.ljust(BLOCK_BYTES, b"\0") + inner
+    record = Record(position=BLOCK_BYTES, facts=facts, size=len(content), checksum=checksum_of(content))
+    damaged = bytearray((encode_head(EPOCH, record) + content).ljust(record_bytes(len(content)), b"\0"))
+    damaged[0] ^= 1
+
+    assert found(a_segment(bytes(damaged))) == []
+
+
+def test_a_segment_that_is_cut_off_or_no_segment_has_no_records() -> None:
+    whole = a_segment(a_record(1, BLOCK_BYTES))
+
+    assert found(whole[:-BLOCK_BYTES]) == []
+    assert found(whole[: BLOCK_BYTES + 10]) == []
+    assert found(whole[:100]) == []
+    assert found(b"") == []
+    assert found(bytes(len(whole))) == []
+
+
+def test_a_head_holds_the_longest_facts() -> None:
+    longest = "9" * 64
+    content, instance = a_part10_object(1)
+    instance = attrs.evolve(
+        instance,
+        study=type(instance.study)(longest),
+        series=type(instance.series)(longest),
+        sop_instance=type(instance.sop_instance)(longest),
+        sop_class=type(instance.sop_class)(longest),
+        transfer_syntax=type(instance.transfer_syntax)(longest),
+        calling_ae_title=AeTitle('"' * 16),
+    )
+    facts = StagedInstance(key=StagingKey.of(BATCH, instance), instance=instance, staged_at=FakeClock().now())
+    record = Record(position=BLOCK_BYTES, facts=facts, size=1 << 40, checksum=checksum_of(content))
+
+    assert len(encode_head(EPOCH, record)) == BLOCK_BYTES
