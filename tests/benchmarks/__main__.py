@@ -96,7 +96,7 @@ def main(  # noqa: PLR0917 - click passes each by its name
     """
     Measure SCENARIOs, all of them by default.
 
-    They are: ct-1 small-1 ct-8 small-8 latency latency-small many far large s3 day disk.
+    They are: ct-1 small-1 ct-8 small-8 ct-long latency latency-small many far large s3 day disk.
     """
     started = time.monotonic()
     notes = Console(stderr=True)

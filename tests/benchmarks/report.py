@@ -28,6 +28,7 @@ _TITLES = {
     "small-1": "1 association, 9 KB",
     "ct-8": "8 associations, 525 KB",
     "small-8": "8 associations, 9 KB",
+    "ct-long": "1 association, 630 MB",
 }
 
 
@@ -52,6 +53,8 @@ GOALS = (
     Goal(cell="ct-8", against=ORTHANC_TUNED),
     Goal(cell="small-8", against=DCMTK_TUNED),
     Goal(cell="small-8", against=ORTHANC_TUNED),
+    Goal(cell="ct-long", against=DCMTK_TUNED),
+    Goal(cell="ct-long", against=ORTHANC_TUNED),
     Goal(cell="ct-1", against=IMPORTING),
     Goal(cell="ct-8", against=IMPORTING),
 )

@@ -45,6 +45,8 @@ CELLS = (
     Cell(name="small-1", kind=SMALL, associations=1, instances=1600, few=14),
     Cell(name="ct-8", kind=CT_SLICE, associations=8, instances=50, few=25),
     Cell(name="small-8", kind=SMALL, associations=8, instances=300, few=10),
+    # more than twice what the journal holds
+    Cell(name="ct-long", kind=CT_SLICE, associations=1, instances=1200, few=40),
 )
 
 
