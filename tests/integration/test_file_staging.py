@@ -277,6 +277,24 @@ def test_a_damaged_line_is_rebuilt_from_the_object(
     assert json.loads(index.read_bytes().splitlines()[-1])["digest"] == second.digest.value
 
 
+class NoRoomForLines(FailingFileOperations):
+    """Fails the first write to each index that is opened."""
+
+    def open_to_append(self, path: str) -> int:
+        self.failures["write"] = [errno.ENOSPC]
+        return super().open_to_append(path)
+
+
+def test_an_index_that_cannot_be_written_is_not_left_open(data: Path, clock: FakeClock) -> None:
+    with closing(FileStagingArea(data / "staging", FileOperations(), clock, LIMITS)) as area:
+        _stage(area)
+    with closing(FileStagingArea(data / "staging", NoRoomForLines(), clock, LIMITS)) as area:
+        before = len(list(Path("/dev/fd").iterdir()))
+        for number in range(2, 12):
+            _stage(area, number)
+        assert len(list(Path("/dev/fd").iterdir())) < before + 5
+
+
 def test_an_object_tells_the_digest_with_which_it_was_received(tmp_path: Path) -> None:
     with closing(Attacked(tmp_path)) as receiver, receiver.peer() as peer:
         peer.associate()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -361,7 +362,7 @@ def test_threads_store_while_batches_are_sealed(staging: Path) -> None:
 # Sealing.
 
 
-@pytest.mark.parametrize("failing", ["create", "write", "sync", "rename", "sync_folder", "open_direct", "read_at"])
+@pytest.mark.parametrize("failing", ["create", "write", "sync", "rename", "sync_folder", "read_at"])
 def test_a_seal_that_failed_may_be_repeated(
     area: FileStagingArea, operations: Operations, staging: Path, failing: str
 ) -> None:
@@ -396,6 +397,56 @@ def test_a_segment_that_cannot_be_erased_is_removed(
     assert expected(1) == contents(area)
     stage(area, 2, batch=OTHER)
     assert expected(2) == contents(area, OTHER)
+
+
+def test_a_segment_of_which_it_is_not_certain_that_it_was_removed_keeps_its_batch_open_for_a_moment_only(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    def fail_next(name: str) -> None:
+        if name == "unlink a segment":
+            operations.failures["sync_folder"] = [errno.EIO]
+
+    stage(area)
+    operations.failures["erase"] = [errno.EIO]
+    operations.before = fail_next
+
+    with pytest.raises(StageFailed):
+        area.seal(BATCH)
+    operations.before = lambda _name: None
+    area.seal(BATCH)
+
+    assert named(staging) == []
+    assert expected(1) == contents(area)
+
+
+@pytest.mark.parametrize("is_written_to", [True, False])
+def test_a_journal_that_was_removed_while_in_use_keeps_no_batch_open(
+    area: FileStagingArea, staging: Path, *, is_written_to: bool
+) -> None:
+    stage(area, 1)
+    shutil.rmtree(staging / "journal")
+    if is_written_to:
+        stage(area, 2)
+
+    area.seal(BATCH)
+
+    assert files(staging) == 1 + is_written_to
+    stage(area, 3)
+    area.seal(BATCH)
+    assert files(staging) == 2 + is_written_to
+
+
+def test_what_gets_its_file_while_it_is_read_is_read_all_the_same(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    stage(area, 1)
+    other_operations = Operations()
+    other = an_area(staging, other_operations)
+    staged = list(other.list(BATCH))
+    other_operations.before = lambda name: area.seal(BATCH) if name == "open_direct" else None
+
+    assert expected(1) == [other.read_head(each, 1 << 20) for each in staged]
+    assert len(operations.synced) == 1
 
 
 def test_a_record_that_the_disk_changed_keeps_its_batch_open(
@@ -497,6 +548,100 @@ def test_the_journal_of_a_living_process_is_left_alone(area: FileStagingArea, st
     other.clear_incoming()
 
     assert named(staging) == [BATCH]
+
+
+def dead_journals(staging: Path, *batches: BatchId) -> None:
+    """Leave what processes left that died, in folders that come last in their order."""
+    for number, batch in enumerate(batches):
+        dead = an_area(staging, FileOperations())
+        before = set(staging.glob("journal/*/"))
+        stage(dead, number, batch=batch)
+        dead.close()
+        folder = next(path.parent for path in segments(staging) if path.parent in before and path.parent.name[0] != "z")
+        folder.rename(folder.with_name(f"z{number}"))
+
+
+def test_a_living_process_does_not_keep_what_a_dead_one_left(staging: Path) -> None:
+    dead_journals(staging, BATCH)
+    area = an_area(staging, FileOperations())
+    stage(area, 5, batch=OTHER)
+
+    FileStagingArea(staging, FileOperations(), FakeClock(), DRAFTS).seal(BATCH)
+
+    assert files(staging) == 1
+    assert named(staging) == [OTHER]
+    area.close()
+
+
+def test_what_a_dead_process_left_keeps_no_other_batch_open(staging: Path, operations: Operations) -> None:
+    dead_journals(staging, BATCH)
+    heir = FileStagingArea(staging, operations, FakeClock(), DRAFTS)
+    stage(heir, 5, batch=OTHER)
+
+    for batch, is_sealed in ((OTHER, True), (BATCH, False), (OTHER, True)):
+        operations.failures["create"] = [errno.EIO]
+        if is_sealed:
+            heir.seal(batch)
+        else:
+            with pytest.raises(StageFailed):
+                heir.seal(batch)
+    operations.failures.clear()
+
+    assert named(staging) == [BATCH]
+    heir.seal(BATCH)
+    assert list(staging.glob("journal/*")) == []
+
+
+def test_two_processes_may_take_over_at_once(staging: Path, operations: Operations) -> None:
+    dead_journals(staging, BATCH, OTHER)
+    heir = FileStagingArea(staging, operations, FakeClock(), DRAFTS)
+    faster = FileStagingArea(staging, FileOperations(), FakeClock(), DRAFTS)
+    operations.before = lambda name: faster.seal(BATCH) if name == "open_direct" else None
+
+    assert list(heir.list(OTHER))  # looks into the journals while the other process removes them
+    dead_journals(staging, BATCH, OTHER)
+    heir.seal(BATCH)
+
+    assert list(staging.glob("journal/*")) == []
+    assert (files(staging), files(staging, OTHER)) == (1, 1)
+
+
+def test_locks_of_the_dead_are_removed(area: FileStagingArea, staging: Path) -> None:
+    (staging / "journal" / "dead.lock").touch()
+
+    area.clear_incoming()
+
+    assert next(path.parent.name for path in segments(staging)) == next(staging.glob("journal/*.lock")).stem
+    assert len(list(staging.glob("journal/*.lock"))) == 1
+
+
+@pytest.mark.parametrize("moment", ["write_at", "rename"])
+def test_it_does_not_end_under_a_store_or_a_seal(staging: Path, operations: Operations, moment: str) -> None:
+    area = an_area(staging, operations)
+    stage(area, 1)
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def wait(name: str) -> None:
+        if name == moment:
+            has_begun.set()
+            goes_on.wait(60)
+
+    operations.before = wait
+    with ThreadPoolExecutor(2) as pool:
+        working = pool.submit(stage, area, 2) if moment == "write_at" else pool.submit(area.seal, BATCH)
+        assert has_begun.wait(60)
+        closing = pool.submit(area.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.2)
+        assert segments(staging)
+        goes_on.set()
+        working.result()
+        closing.result()
+
+    heir = FileStagingArea(staging, FileOperations(), FakeClock(), DRAFTS)
+    heir.seal(BATCH)
+    assert expected(*((1, 2) if moment == "write_at" else (1,))) == contents(heir)
+    assert list(staging.glob("journal/*")) == []
 
 
 def test_a_clean_end_leaves_no_journal(staging: Path, operations: Operations) -> None:

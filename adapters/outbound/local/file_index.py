@@ -100,9 +100,13 @@ class FileIndex:
             except FileNotFoundError:
                 self._operations.make_folder(str(self._folder))
                 descriptor = self._operations.open_to_append(path)
-            if os.fstat(descriptor).st_size:
-                # ends a line that a crash may have torn, so that ours is not glued to it
-                self._operations.write(descriptor, b"\n")
+            try:
+                if os.fstat(descriptor).st_size:
+                    # ends a line that a crash may have torn, so that ours is not glued to it
+                    self._operations.write(descriptor, b"\n")
+            except OSError:
+                self._operations.close(descriptor)
+                raise
             self._open[batch] = descriptor
             if len(self._open) > self._OPEN_FILES:
                 self._operations.close(self._open.popitem(last=False)[1])

@@ -186,9 +186,10 @@ class FileStagingArea:
         """Return the first bytes of an object; b"" if it is gone."""
         try:
             head = self._file_head(staged, max_bytes)
-            if head is None and (pending := self._journal.pending(staged.key.batch).get(staged.key)) is not None:
-                content = self._journal.read(pending)
-                # else it has got its file meanwhile
+            if head is None:
+                pending = self._journal.pending(staged.key.batch).get(staged.key)
+                content = None if pending is None else self._journal.read(pending)
+                # if it is not there, it may have got its file meanwhile
                 head = self._file_head(staged, max_bytes) if content is None else content[:max_bytes]
         except OSError as error:
             raise stage_failed(error, "a staged object could not be read") from error

@@ -108,7 +108,11 @@ class FileOperations:
 
     def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
         """Read whole blocks of a file that `open_direct` has opened; return how many bytes, fewer at the end."""
-        return os.preadv(descriptor, [into], offset)
+        size = 0
+        # one call may stop at a block that cannot be read, and only the next one says so
+        while size < len(into) and (more := os.preadv(descriptor, [into[size:]], offset + size)):
+            size += more
+        return size
 
     def inode(self, path: str) -> int:
         """Return which file has a name now."""

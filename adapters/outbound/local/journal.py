@@ -36,7 +36,7 @@ from adapters.outbound.local.journal_record import (
     read_content,
     record_bytes,
 )
-from adapters.outbound.local.journal_segment import Segment, SegmentReader, make_segment
+from adapters.outbound.local.journal_segment import Segment, SegmentReader, make_segment, open_segment
 from adapters.outbound.local.journal_takeover import SUFFIX, named_batches, read_pending, take_over
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks
 from domain.identifiers import BatchId
@@ -156,17 +156,17 @@ class Journal:
         segment = self._reserve(facts.key.batch, record_bytes(size))
         if segment is None:
             return False
-        checksum = checksum_of(buffer.view[BLOCK_BYTES : BLOCK_BYTES + size])
-        record = Record(position=segment[1], facts=facts, size=size, checksum=checksum)
-        is_durable = False
+        written: Record | None = None
         try:
+            checksum = checksum_of(buffer.view[BLOCK_BYTES : BLOCK_BYTES + size])
+            record = Record(position=segment[1], facts=facts, size=size, checksum=checksum)
             segment[0].write(record, buffer)
-            is_durable = True
+            written = record
         except OSError:
             pass
         finally:
-            self._end(segment[0], record if is_durable else None)
-        return is_durable
+            self._end(segment[0], written)
+        return written is not None
 
     def pending(self, batch: BatchId) -> dict[StagingKey, Pending]:
         """Return the objects of a batch that are in a journal, this one or another (OSError if that cannot be read)."""
@@ -185,7 +185,7 @@ class Journal:
     def read(self, pending: Pending) -> bytes | None:
         """Return the bytes of an object; None if they have a file of their own by now (OSError as for `pending`)."""
         try:
-            with SegmentReader(self._operations, pending.path) as read:
+            with open_segment(self._operations, pending.path) as read:
                 return read_content(read, pending.record)
         except FileNotFoundError:
             return None
@@ -214,9 +214,14 @@ class Journal:
         with self._lock:
             ours = self._token
         take_over(self._root, self._locks, self._operations, self._move_out, None, but=ours)
+        self._locks.clear()
 
     def close(self) -> None:
-        """End; segments of batches that are not sealed stay, for whoever takes them over."""
+        """
+        End when nobody is in a segment any more; those of batches that are not sealed stay for whoever takes over.
+
+        What is stored from now on does without the journal, unless it is used again after this has returned.
+        """
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -224,6 +229,9 @@ class Journal:
         if worker is not None:
             worker.join()
         with self._changed:
+            # a descriptor that is closed under a writer may be another file's by then, and the lock lets an heir in
+            while [segment for segment in self._used if not self._retire(segment)]:
+                self._changed.wait()
             for segment in (*self._free, *self._used):
                 segment.close()
             for segment in self._free:
@@ -237,10 +245,13 @@ class Journal:
             self._free, self._used, self._current = [], [], {}
             self._held, self._token, self._made = None, "", 0
             self._worker, self._is_closing, self._is_made = None, False, False
+            self._changed.notify_all()
 
     def _reserve(self, batch: BatchId, size: int) -> tuple[Segment, int] | None:
         """Find a place for a record of `size` bytes; its segment is not settled before `_end`."""
         with self._lock:
+            if self._is_closing:
+                return None
             segment = self._current.get(batch)
             if segment is None or not segment.has_room(size):
                 segment = self._next_for(batch)
@@ -274,7 +285,7 @@ class Journal:
 
     def _begin(self) -> None:
         """Start the thread of the journal (the lock is held)."""
-        if self._worker is None and self._limits.segments:
+        if self._worker is None and self._limits.segments and not self._is_closing:
             self._worker = threading.Thread(target=self._work, name="journal", daemon=True)
             self._worker.start()
 
@@ -283,7 +294,6 @@ class Journal:
         with self._changed:
             while not self._is_closing:
                 now = time.monotonic()
-                due = now - self._limits.linger_seconds
                 if self._made < self._limits.segments and now >= self._make_after:
                     if not self._make():
                         self._make_after = now + _PATIENCE_SECONDS
@@ -291,7 +301,7 @@ class Journal:
                 if not self._is_made:
                     self._is_made = True
                     self._changed.notify_all()
-                late = [segment for segment in self._used if segment.used_at <= due and now >= self._settle_after]
+                late = [segment for segment in self._used if self._due_at(segment) <= now]
                 ready = next((segment for segment in late if self._retire(segment)), None)
                 if ready is None:
                     self._changed.wait(self._pause(now))
@@ -304,11 +314,14 @@ class Journal:
 
     def _pause(self, now: float) -> float | None:
         """Return for how many seconds there is nothing to do unless something changes; None if for ever."""
-        times = [max(segment.used_at + self._limits.linger_seconds, self._settle_after) for segment in self._used]
+        times = [self._due_at(segment) for segment in self._used]
         if self._made < self._limits.segments:
             times.append(self._make_after)
         waits = [moment - now for moment in times if moment > now]
         return min(waits, default=None)
+
+    def _due_at(self, segment: Segment) -> float:
+        return max(segment.used_at + self._limits.linger_seconds, self._settle_after)
 
     def _retire(self, segment: Segment) -> bool:
         """Give a segment no further record (the lock is held); tell whether it can be settled now."""
@@ -343,12 +356,12 @@ class Journal:
     def _contents(self, segment: Segment) -> Iterator[tuple[StagedInstance, bytes]]:
         if not segment.records:
             return
-        with SegmentReader(self._operations, segment.path) as read:
-            for record in segment.records:
-                content = read_content(read, record)
-                if content is None:
-                    raise OSError(errno.EIO, "the journal does not hold what was written to it")
-                yield record.facts, content
+        read = SegmentReader(self._operations, segment.descriptor)  # its name may be gone
+        for record in segment.records:
+            content = read_content(read, record)
+            if content is None:
+                raise OSError(errno.EIO, "the journal does not hold what was written to it")
+            yield record.facts, content
 
     def _make(self) -> bool:
         """Make a segment (the lock is held, but not while it is written); False if there is no room for one."""

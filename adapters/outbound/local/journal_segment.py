@@ -15,12 +15,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import attrs
 
 from adapters.outbound.local.buffers import BLOCK_BYTES, Buffer, blocks
-from adapters.outbound.local.files import FileOperations, sync_folder
+from adapters.outbound.local.files import FileOperations, FolderSyncFailed, sync_folder
 from adapters.outbound.local.journal_record import NO_HEADER, Header, Record, encode_head, record_bytes
 from domain.identifiers import BatchId
 
@@ -132,16 +134,16 @@ class Segment:
 
 class SegmentReader:
     """
-    Reads a segment, perhaps of another process that writes to it; used by one thread, closed by the `with` block.
+    Reads a segment, perhaps of another process that writes to it; used by one thread.
 
     Args:
-        path: of the segment.
+        descriptor: of the segment.
 
     """
 
-    def __init__(self, operations: FileOperations, path: str) -> None:
+    def __init__(self, operations: FileOperations, descriptor: int) -> None:
         self._operations = operations
-        self._descriptor = operations.open_direct(path)
+        self._descriptor = descriptor
         self._buffer = Buffer(_WINDOW_BYTES)
         self._start = self._end = 0
 
@@ -151,18 +153,22 @@ class SegmentReader:
             self._fill(position - position % BLOCK_BYTES, position + size)
         return bytes(self._buffer.view[position - self._start : min(position + size, self._end) - self._start])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._operations.close(self._descriptor)
-
     def _fill(self, start: int, end: int) -> None:
         wanted = max(_WINDOW_BYTES, blocks(end - start))
         if wanted > len(self._buffer.view):
             self._buffer = Buffer(wanted)
         self._start = start
         self._end = start + self._operations.read_at(self._descriptor, self._buffer.view[:wanted], start)
+
+
+@contextmanager
+def open_segment(operations: FileOperations, path: str) -> Iterator[SegmentReader]:
+    """Open a segment for reading (OSError if that is not possible)."""
+    descriptor = operations.open_direct(path)
+    try:
+        yield SegmentReader(operations, descriptor)
+    finally:
+        operations.close(descriptor)
 
 
 def make_segment(operations: FileOperations, path: str, size: int) -> Segment:
@@ -195,4 +201,14 @@ def remove_segment(operations: FileOperations, path: str) -> None:
     """Remove a segment for good (OSError if that is not certain)."""
     with contextlib.suppress(FileNotFoundError):
         operations.unlink(path)
-    sync_folder(operations, path.rpartition("/")[0])
+    sync_removal(operations, Path(path).parent)
+
+
+def sync_removal(operations: FileOperations, folder: Path) -> None:
+    """Return when it is on the disk that segments of `folder`, or the folder itself, were removed by anyone."""
+    try:
+        sync_folder(operations, str(folder))
+    except FolderSyncFailed as error:
+        if error.errno != errno.ENOENT:
+            raise
+        sync_removal(operations, folder.parent)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from adapters.outbound.local.files import FileOperations, sync_folder
+from adapters.outbound.local.files import FileOperations
 from adapters.outbound.local.journal_record import Header, Record, read_content, read_header, read_records
-from adapters.outbound.local.journal_segment import SegmentReader
+from adapters.outbound.local.journal_segment import SegmentReader, open_segment, sync_removal
 from adapters.outbound.local.owner_lock import OwnerLocks
 from domain.errors import NotPossible
 from domain.identifiers import BatchId
@@ -27,21 +27,19 @@ SUFFIX = ".segment"
 
 def named_batches(root: Path, operations: FileOperations, *, but: str) -> Iterator[BatchId]:
     """Yield the batches that segments of other processes than `but` name (OSError if they cannot be read)."""
-    for path in _segments(root, but):
-        with ExitStack() as stack:
-            opened = _opened(operations, path, stack)
-            if opened is not None:
-                yield opened[1].batch
+    for folder in _folders(root, but):
+        yield from _named(folder, operations)
 
 
 def read_pending(root: Path, operations: FileOperations, batch: BatchId, *, but: str) -> Iterator[tuple[str, Record]]:
     """Yield the records of a batch in segments of other processes than `but` (OSError if they cannot be read)."""
-    for path in _segments(root, but):
-        with ExitStack() as stack:
-            opened = _opened(operations, path, stack)
-            if opened is not None and opened[1].batch == batch:
-                for record in read_records(*opened):
-                    yield str(path), record
+    for folder in _folders(root, but):
+        for path in _segments(folder):
+            with ExitStack() as stack:
+                opened = _opened(operations, path, stack)
+                if opened is not None and opened[1].batch == batch:
+                    for record in read_records(*opened):
+                        yield str(path), record
 
 
 def take_over(  # noqa: PLR0913  # collaborators
@@ -57,17 +55,25 @@ def take_over(  # noqa: PLR0913  # collaborators
     Take over the journals of all dead processes.
 
     Raises:
-        OSError: if that did not succeed, or the journal of a living process has objects of `batch`.
+        OSError: if that did not succeed where `batch` is named, or it is named in the journal of a living process;
+            without a batch, if it did not succeed anywhere.
 
     """
-    for folder in sorted(root.glob("*/")):
-        if folder.name != but:
+    for folder in _folders(root, but):
+        is_named = batch is None or batch in _named(folder, operations)
+        try:
             with ExitStack() as stack:
                 if _is_ours_now(folder, locks, stack):
                     _take_over(folder, operations, move_out)
-                elif any(named == batch for named in named_batches(root, operations, but=but)):
-                    # the lock of a batch's owner may be free a moment before that of its journal
-                    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+                    continue
+        except OSError:
+            if is_named:
+                raise
+        if batch is not None:
+            if is_named:
+                # the lock of a batch's owner may be free a moment before that of its journal
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            sync_removal(operations, folder)  # whoever takes it over may just have removed what named it
 
 
 def _take_over(
@@ -75,7 +81,7 @@ def _take_over(
     operations: FileOperations,
     move_out: Callable[[Iterable[tuple[StagedInstance, bytes]]], None],
 ) -> None:
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    paths = _segments(folder)
     for path in paths:
         with ExitStack() as stack:
             opened = _opened(operations, path, stack)
@@ -83,8 +89,9 @@ def _take_over(
                 move_out(_contents(*opened))
     for path in paths:
         operations.unlink(str(path))
-    sync_folder(operations, str(folder))
-    operations.remove_folder(str(folder))
+    sync_removal(operations, folder)
+    with suppress(FileNotFoundError):  # another process was faster
+        operations.remove_folder(str(folder))
 
 
 def _is_ours_now(folder: Path, locks: OwnerLocks, stack: ExitStack) -> bool:
@@ -97,14 +104,36 @@ def _is_ours_now(folder: Path, locks: OwnerLocks, stack: ExitStack) -> bool:
     return True
 
 
-def _segments(root: Path, but: str) -> list[Path]:
-    return sorted(path for path in root.glob(f"*/*{SUFFIX}") if path.parent.name != but)
+def _folders(root: Path, but: str) -> list[Path]:
+    return [path for path in _below(root) if path.name != but and path.is_dir()]
+
+
+def _segments(folder: Path) -> list[Path]:
+    return [path for path in _below(folder) if path.suffix == SUFFIX]
+
+
+def _below(folder: Path) -> list[Path]:
+    # unlike glob it passes over nothing that may not be read, and bears that the folder goes meanwhile
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _named(folder: Path, operations: FileOperations) -> set[BatchId]:
+    found = set()
+    for path in _segments(folder):
+        with ExitStack() as stack:
+            opened = _opened(operations, path, stack)
+            if opened is not None:
+                found.add(opened[1].batch)
+    return found
 
 
 def _opened(operations: FileOperations, path: Path, stack: ExitStack) -> tuple[SegmentReader, Header] | None:
     """Open a segment; None if it names no batch, or is gone."""
     try:
-        read = stack.enter_context(SegmentReader(operations, str(path)))
+        read = stack.enter_context(open_segment(operations, str(path)))
     except FileNotFoundError:
         return None
     header = read_header(read)
