@@ -1,5 +1,7 @@
 """
-A disk that forgets: replays recorded file operations and tells what is left after a loss of power.
+A disk that forgets, and one that fails.
+
+The one that forgets replays recorded file operations and tells what is left after a loss of power.
 
 The model promises no more than POSIX does. A file keeps what it held when its last sync began; a folder keeps the
 names it had when its last sync began; a folder or file is found only if every folder above it keeps its name.
@@ -124,6 +126,58 @@ class RecordingFileOperations(FileOperations):
 
     def _below(self, path: str) -> tuple[str, ...]:
         return Path(path).relative_to(self._base).parts
+
+
+class FailingFileOperations(FileOperations):
+    """
+    Real operations of which some fail.
+
+    Attributes:
+        failures: the operation's name and the errors of its next calls; 0 lets one succeed.
+        synced: the paths of files that were synced, in order.
+        before: called with the name of each operation that may fail.
+
+    """
+
+    def __init__(self) -> None:
+        self.failures: dict[str, list[int]] = {}
+        self.synced: list[str] = []
+        self.before: Callable[[str], None] = lambda _name: None
+        self._paths: dict[int, str] = {}
+
+    def may_fail(self, name: str) -> None:
+        self.before(name)
+        planned = self.failures.get(name)
+        number = planned.pop(0) if planned else 0
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def create(self, path: str) -> int:
+        self.may_fail("create")
+        descriptor = super().create(path)
+        self._paths[descriptor] = path
+        return descriptor
+
+    def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
+        self.may_fail("write")
+        super().write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        self.synced.append(self._paths[descriptor])
+        self.may_fail("sync")
+        super().sync(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        self.may_fail("rename")
+        super().rename(source, target)
+
+    def make_folder(self, path: str) -> None:
+        self.may_fail("make_folder")
+        super().make_folder(path)
+
+    def sync_folder(self, path: str) -> None:
+        self.may_fail("sync_folder")
+        super().sync_folder(path)
 
 
 class Loss(Enum):

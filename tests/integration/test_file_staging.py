@@ -28,54 +28,13 @@ from domain.instance import SopInstance
 from domain.staging import StagingKey
 from tests.attacked import Attacked
 from tests.builders import a_batch_id
+from tests.disk import FailingFileOperations
 from tests.part10 import a_part10_object
 from tests.unit.inbound import pdus
 
 BATCH, OTHER = a_batch_id(1), a_batch_id(2)
 LIMITS = DraftLimits(memory_bytes=6_000, early_bytes=2_000, writeback_bytes=1_000)
 SMALL, EARLY, LARGE = 600, 3_000, 9_000
-
-
-class FailingFileOperations(FileOperations):
-    """Real operations of which some fail, as `failures` says: the operation's name and the errors of its next calls."""
-
-    def __init__(self) -> None:
-        self.failures: dict[str, list[int]] = {}
-        self.synced: list[str] = []
-        self._paths: dict[int, str] = {}
-
-    def _may_fail(self, name: str) -> None:
-        planned = self.failures.get(name)
-        if planned:
-            number = planned.pop(0)
-            raise OSError(number, os.strerror(number))
-
-    def create(self, path: str) -> int:
-        self._may_fail("create")
-        descriptor = super().create(path)
-        self._paths[descriptor] = path
-        return descriptor
-
-    def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
-        self._may_fail("write")
-        super().write(descriptor, data)
-
-    def sync(self, descriptor: int) -> None:
-        self.synced.append(self._paths[descriptor])
-        self._may_fail("sync")
-        super().sync(descriptor)
-
-    def rename(self, source: str, target: str) -> None:
-        self._may_fail("rename")
-        super().rename(source, target)
-
-    def make_folder(self, path: str) -> None:
-        self._may_fail("make_folder")
-        super().make_folder(path)
-
-    def sync_folder(self, path: str) -> None:
-        self._may_fail("sync_folder")
-        super().sync_folder(path)
 
 
 @pytest.fixture

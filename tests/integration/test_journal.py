@@ -1,11 +1,10 @@
 """The journal of the staging area on a disk that fails, is full, or is shared by threads and dead processes."""
 
 import errno
-import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from domain.errors import StageFailed
 from domain.identifiers import AeTitle, BatchId
 from domain.staging import StagedInstance, StagingKey
 from tests.builders import a_batch_id
+from tests.disk import FailingFileOperations
 from tests.part10 import a_part10_object
 
 BATCH, OTHER = a_batch_id(1), a_batch_id(2)
@@ -40,72 +40,28 @@ DRAFTS = DraftLimits(memory_bytes=20_000, early_bytes=2_000, writeback_bytes=1_0
 JOURNAL = JournalLimits(segments=3, segment_bytes=64 << 10, object_bytes=10_000, linger_seconds=3600, most_of_free=1.0)
 
 
-class Operations(FileOperations):
-    """
-    Real operations of which some fail.
-
-    Attributes:
-        failures: the operation's name and the errors of its next calls; 0 lets one succeed.
-        synced: the paths of files that were synced, in order.
-        before: called with the name of each operation that may fail.
-
-    """
-
-    def __init__(self) -> None:
-        self.failures: dict[str, list[int]] = {}
-        self.synced: list[str] = []
-        self.before: Callable[[str], None] = lambda _name: None
-        self._paths: dict[int, str] = {}
-
-    def _may_fail(self, name: str) -> None:
-        self.before(name)
-        planned = self.failures.get(name)
-        number = planned.pop(0) if planned else 0
-        if number:
-            raise OSError(number, os.strerror(number))
-
-    def create(self, path: str) -> int:
-        self._may_fail("create")
-        descriptor = super().create(path)
-        self._paths[descriptor] = path
-        return descriptor
+class Operations(FailingFileOperations):
+    """The same for what is done to segments."""
 
     def create_direct(self, path: str) -> int:
-        self._may_fail("create_direct")
+        self.may_fail("create_direct")
         return super().create_direct(path)
 
     def open_direct(self, path: str) -> int:
-        self._may_fail("open_direct")
+        self.may_fail("open_direct")
         return super().open_direct(path)
 
-    def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
-        self._may_fail("write")
-        super().write(descriptor, data)
-
     def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
-        self._may_fail("erase" if offset == 0 and not any(data) else "begin" if offset == 0 else "write_at")
+        self.may_fail("erase" if offset == 0 and not any(data) else "begin" if offset == 0 else "write_at")
         super().write_at(descriptor, data, offset)
 
     def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
-        self._may_fail("read_at")
+        self.may_fail("read_at")
         return super().read_at(descriptor, into, offset)
 
-    def sync(self, descriptor: int) -> None:
-        self.synced.append(self._paths[descriptor])
-        self._may_fail("sync")
-        super().sync(descriptor)
-
-    def rename(self, source: str, target: str) -> None:
-        self._may_fail("rename")
-        super().rename(source, target)
-
     def unlink(self, path: str) -> None:
-        self._may_fail("unlink a segment" if path.endswith(".segment") else "unlink")
+        self.may_fail("unlink a segment" if path.endswith(".segment") else "unlink")
         super().unlink(path)
-
-    def sync_folder(self, path: str) -> None:
-        self._may_fail("sync_folder")
-        super().sync_folder(path)
 
 
 @pytest.fixture

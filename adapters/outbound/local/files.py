@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shutil
 import sys
 import threading
 from collections import OrderedDict
@@ -120,8 +121,7 @@ class FileOperations:
 
     def free_bytes(self, path: str) -> int:
         """Return how much space is free for us where `path` is."""
-        status = os.statvfs(path)
-        return status.f_bavail * status.f_frsize
+        return shutil.disk_usage(path).free
 
     def start_writeback(self, descriptor: int, offset: int, size: int) -> None:
         """

@@ -21,7 +21,7 @@ import errno
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -37,7 +37,7 @@ from adapters.outbound.local.journal_record import (
     record_bytes,
 )
 from adapters.outbound.local.journal_segment import Segment, SegmentReader, make_segment, open_segment
-from adapters.outbound.local.journal_takeover import SUFFIX, named_batches, read_pending, take_over
+from adapters.outbound.local.journal_takeover import SUFFIX, MoveOut, named_batches, read_pending, take_over
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks
 from domain.identifiers import BatchId
 from domain.staging import StagedInstance, StagingKey
@@ -46,9 +46,6 @@ NAME = "journal"
 _LEAST_SEGMENT_BYTES = 64 << 10
 _RETRY_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0  # until a segment is tried again that could not be made
-
-MoveOut = Callable[[Iterable[tuple[StagedInstance, bytes]]], None]
-"""Gives objects files of their own, durably; OSError if that is not certain."""
 
 
 @attrs.frozen(kw_only=True)

@@ -24,6 +24,9 @@ from domain.staging import StagedInstance
 
 SUFFIX = ".segment"
 
+MoveOut = Callable[[Iterable[tuple[StagedInstance, bytes]]], None]
+"""Gives objects files of their own, durably; OSError if that is not certain."""
+
 
 def named_batches(root: Path, operations: FileOperations, *, but: str) -> Iterator[BatchId]:
     """Yield the batches that segments of other processes than `but` name (OSError if they cannot be read)."""
@@ -46,7 +49,7 @@ def take_over(  # noqa: PLR0913  # collaborators
     root: Path,
     locks: OwnerLocks,
     operations: FileOperations,
-    move_out: Callable[[Iterable[tuple[StagedInstance, bytes]]], None],
+    move_out: MoveOut,
     batch: BatchId | None,
     *,
     but: str,
@@ -79,7 +82,7 @@ def take_over(  # noqa: PLR0913  # collaborators
 def _take_over(
     folder: Path,
     operations: FileOperations,
-    move_out: Callable[[Iterable[tuple[StagedInstance, bytes]]], None],
+    move_out: MoveOut,
 ) -> None:
     paths = _segments(folder)
     for path in paths:
