@@ -126,6 +126,13 @@ class Batch:
         return self.state in STARTED or (self.state is BatchState.CLOSED and self.is_cleared)
 
     @property
+    def is_unlisted(self) -> bool:
+        """Whether it is not decided yet what the import takes, so that only its listing tells what is in it."""
+        if self.state is BatchState.FAILED:
+            return not self.files
+        return self.state is BatchState.OPEN or (self.state is BatchState.CLOSED and not self.is_cleared)
+
+    @property
     def job_name(self) -> str:
         """Client token and name of the import job of this attempt: at most 64 of [A-Za-z0-9_-]."""
         return f"{self.id}-{self.attempt}"

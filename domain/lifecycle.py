@@ -58,6 +58,9 @@ INSTANCE_TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
 STARTED = frozenset({BatchState.SUBMITTED, BatchState.IMPORTING})
 """States in which the import service may be reading the prefix."""
 
+MAYBE_UNLISTED = (BatchState.OPEN, BatchState.CLOSED, BatchState.FAILED)
+"""States in which it may not be decided yet what the import takes (`Batch.is_unlisted`)."""
+
 
 def check_batch_transition(before: BatchState, after: BatchState) -> None:
     """Raise IllegalTransition unless a batch may go from `before` to `after`."""

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from domain.batch import Batch
 from domain.commitment import (
     CommitmentLevel,
     CommitmentPeer,
@@ -25,7 +24,7 @@ from domain.commitment import (
     Verdict,
 )
 from domain.identifiers import AeTitle, Uid
-from domain.lifecycle import BatchState
+from domain.lifecycle import MAYBE_UNLISTED
 from domain.ports import (
     Clock,
     CommitmentSender,
@@ -235,8 +234,7 @@ class AnswerCommitments:
         found: dict[Uid, StagedObject] = {}
         if not wanted:
             return found
-        states = [BatchState.OPEN, BatchState.CLOSED, BatchState.FAILED]
-        batches = [batch for batch in self.metadata.batches(states) if _is_unlisted(batch)]
+        batches = [batch for batch in self.metadata.batches(MAYBE_UNLISTED) if batch.is_unlisted]
         for batch in reversed(batches):
             for staged in self.staging.list(batch.id):
                 if staged.key.sop_instance in wanted:
@@ -365,9 +363,3 @@ class AnswerCommitments:
         kept = after.kept(self.owner, self.policy) if is_held else after.released()
         # Refused if the requestor has asked again meanwhile: then it is answered again.
         self.store.replace_commitment(request, kept)
-
-
-def _is_unlisted(batch: Batch) -> bool:
-    if batch.state is BatchState.FAILED:
-        return not batch.files  # it failed before it was decided what the import takes
-    return batch.state is BatchState.OPEN or not batch.is_cleared

@@ -19,13 +19,11 @@ from domain.batch import Batch
 from domain.errors import NotFound
 from domain.identifiers import BatchId, Uid
 from domain.instance import InstanceKey
-from domain.lifecycle import BatchState, InstanceState
+from domain.lifecycle import MAYBE_UNLISTED, BatchState, InstanceState
 from domain.ports import MetadataStore, StagingArea
 from domain.record import InstanceRecord, StudyRecord
 from domain.staging import StagedObject
 from services.settle_instances import chunks
-
-_MAYBE_UNLISTED = (BatchState.OPEN, BatchState.CLOSED, BatchState.FAILED)
 
 
 class StudyState(StrEnum):
@@ -244,7 +242,7 @@ class ReportStatus:
             raise NotFound("batch", batch_id.value)
         failed = {batch_id: batch.reason or ""} if batch.state is BatchState.FAILED else {}
         instances = {entry.key: self._from_record(entry, failed) for entry in self.metadata.entries(batch_id)}
-        if _is_unlisted(batch):
+        if batch.is_unlisted:
             for staged in self.staging.list(batch_id):
                 instances.setdefault(staged.key.instance_key, _from_listing(staged, batch))
         return batch, list(instances.values())
@@ -267,7 +265,7 @@ class ReportStatus:
     def _unlisted(self) -> Iterator[_Unlisted]:
         """Yield the objects of batches that were not listed yet, of each instance only the newest."""
         seen: set[InstanceKey] = set()
-        batches = [batch for batch in self.metadata.batches(_MAYBE_UNLISTED) if _is_unlisted(batch)]
+        batches = [batch for batch in self.metadata.batches(MAYBE_UNLISTED) if batch.is_unlisted]
         for batch in reversed(batches):
             for staged in self.staging.list(batch.id):
                 if staged.key.instance_key not in seen:
@@ -355,12 +353,6 @@ class ReportStatus:
             size=record.size,
             record=record,
         )
-
-
-def _is_unlisted(batch: Batch) -> bool:
-    if batch.state is BatchState.FAILED:
-        return not batch.files  # before it was decided what the import takes
-    return batch.state is BatchState.OPEN or (batch.state is BatchState.CLOSED and not batch.is_cleared)
 
 
 def _is_news(staged: StagedObject, batch: Batch, stored: InstanceRecord | None) -> bool:
