@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from adapters.outbound.local.async_write import AsyncWrites
 from adapters.outbound.local.files import FileOperations
 
 Entry = tuple[str, tuple[Any, ...]]
@@ -30,7 +31,8 @@ class RecordingFileOperations(FileOperations):
 
     Args:
         base: the folder that was there before and needs no proof; paths are recorded below it.
-        skip: told "file", "data" (a direct write) or "folder" and the path; where it says yes that is not synced.
+        skip: told "file", "folder", "data" (a direct write), "wait" (for writes that were begun) or "sync" (of these),
+            and the path; where it says yes that is not done.
 
     """
 
@@ -41,6 +43,7 @@ class RecordingFileOperations(FileOperations):
         self._lock = threading.Lock()
         self._handles: dict[int, tuple[int, str]] = {}
         self._next = 0
+        self._under_way: dict[int, list[tuple[int, str, memoryview, bytes]]] = {}
 
     def note(self, name: str, *facts: Any) -> None:
         with self._lock:
@@ -68,6 +71,29 @@ class RecordingFileOperations(FileOperations):
         super().write_at(descriptor, data, offset)
         if not self._skip("data", path):
             self.note("end", token)
+
+    def begin_write_at(self, writes: AsyncWrites, descriptor: int, data: memoryview, offset: int) -> None:
+        handle, path = self._handles[descriptor]
+        token = self._number()
+        self.note("begin write", token, handle, offset, bytes(data))
+        super().begin_write_at(writes, descriptor, data, offset)
+        self._under_way.setdefault(id(writes), []).append((token, path, data, bytes(data)))
+
+    def end_writes(self, writes: AsyncWrites) -> None:
+        super().end_writes(writes)
+        for token, path, data, then in self._under_way.pop(id(writes), []):
+            assert data == then, "memory was used for something else while it was written from"
+            if not self._skip("wait", path):
+                self.note("written", token)
+
+    def sync_data(self, descriptor: int) -> None:
+        handle, path = self._handles[descriptor]
+        if self._skip("sync", path):
+            return
+        token = self._number()
+        self.note("begin data", token, handle)
+        super().sync_data(descriptor)
+        self.note("end", token)
 
     def write(self, descriptor: int, data: bytes | bytearray | memoryview) -> None:
         super().write(descriptor, data)
@@ -189,11 +215,39 @@ class Loss(Enum):
 
 
 @attrs.define(eq=False)
+class _Write:
+    offset: int
+    data: bytes
+    after: frozenset[int]  # what had ended when it began, and so never comes over it
+
+    def give_way(self, newer: _Write) -> None:
+        start = max(self.offset, newer.offset)
+        end = min(self.offset + len(self.data), newer.offset + len(newer.data))
+        if start < end:
+            self.data = _over(self.data, start - self.offset, newer.data[start - newer.offset : end - newer.offset])
+
+
+@attrs.define(eq=False)
 class _File:
     content: bytes = b""
     modified: int | None = None
     kept: tuple[bytes, int | None] | None = None
-    begun: dict[int, tuple[int, bytes]] = attrs.field(factory=dict)  # direct writes that have not returned
+    begun: dict[int, _Write] = attrs.field(factory=dict)  # direct writes that are not durable
+    written: set[int] = attrs.field(factory=set)  # those of them that have ended, so that the next sync takes them
+
+    def begin(self, token: int, offset: int, data: bytes) -> None:
+        self.content = _over(self.content, offset, data)
+        self.begun[token] = _Write(offset, data, frozenset(self.written))
+
+    def keep(self, token: int) -> None:
+        """Make a direct write durable, unless it is so already."""
+        self.written.discard(token)
+        write = self.begun.pop(token, None)
+        if write is not None:
+            content, modified = self.kept or (b"", None)
+            self.kept = _over(content, write.offset, write.data), modified
+            for older in write.after & self.begun.keys():
+                self.begun[older].give_way(write)
 
 
 @attrs.define(eq=False)
@@ -210,6 +264,7 @@ class Disk:
         self._root = _Folder()
         self._handles: dict[int, _File] = {}
         self._syncs: dict[int, Callable[[], None]] = {}
+        self._owners: dict[int, int] = {}
         self._begun = 0
 
     @classmethod
@@ -238,12 +293,21 @@ class Disk:
 
     def _begin_write(self, token: int, handle: int, offset: int, data: bytes) -> None:
         file = self._handles[handle]
-        file.content = _over(file.content, offset, data)
-        file.begun[token] = offset, data
+        file.begin(token, offset, data)
+        self._owners[token] = handle
+
+        self._syncs[token] = lambda: file.keep(token)
+
+    def _written(self, token: int) -> None:
+        self._handles[self._owners[token]].written.add(token)
+
+    def _begin_data(self, token: int, handle: int) -> None:
+        file = self._handles[handle]
+        written = sorted(file.written)
 
         def end() -> None:
-            content, modified = file.kept or (b"", None)
-            file.kept = _over(content, *file.begun.pop(token)), modified
+            for each in written:
+                file.keep(each)
 
         self._syncs[token] = end
 
@@ -319,9 +383,12 @@ def _restore(folder: _Folder, path: Path, loss: Loss) -> None:
             continue
         content, modified = below.kept or (b"", None)
         if loss is Loss.TORN and below.begun:
-            for token, (offset, data) in below.begun.items():
-                half = len(data) // 2
-                content = _over(content, *((offset, data[:half]) if token % 2 else (offset + half, data[half:])))
+            for token, write in below.begun.items():
+                half = len(write.data) // 2
+                if token % 2:
+                    content = _over(content, write.offset, write.data[:half])
+                else:
+                    content = _over(content, write.offset + half, write.data[half:])
         elif loss is Loss.TORN and content != below.content:
             content += below.content[len(content) : (len(content) + len(below.content)) // 2]
         (path / name).write_bytes(content)

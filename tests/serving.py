@@ -160,13 +160,20 @@ def a_data_set(number: int, *, study: str = "2.25.7000", series: str = "2.25.700
     data_set.PixelRepresentation = 0
     data_set.SamplesPerPixel = 1
     data_set.PhotometricInterpretation = "MONOCHROME2"
-    data_set.PixelData = number.to_bytes(4, "little") * (size // 4)
+    data_set.PixelData = pixels(number, size)
     data_set.file_meta = FileMetaDataset()
     data_set.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return data_set
 
 
-def store_until_cut(port: int, numbers: range, acknowledged: list[str], study: str = "2.25.7000") -> None:
+def pixels(number: int, size: int) -> bytes:
+    """Return what an image shows."""
+    return number.to_bytes(4, "little") * (size // 4)
+
+
+def store_until_cut(
+    port: int, numbers: range, acknowledged: list[str], study: str = "2.25.7000", size: int = 4096
+) -> None:
     """Send instances one by one, noting each that was answered Success, until all are sent or the line is cut."""
     client = AE()
     client.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
@@ -178,7 +185,7 @@ def store_until_cut(port: int, numbers: range, acknowledged: list[str], study: s
         for number in numbers:
             if not association.is_established:
                 return
-            data_set = a_data_set(number, study=study)
+            data_set = a_data_set(number, study=study, size=size)
             status = association.send_c_store(data_set)
             if "Status" not in status:
                 return

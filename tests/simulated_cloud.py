@@ -183,10 +183,10 @@ class Cloud:
         finally:
             receiver.stop()
 
-    def send(self, port: int, numbers: range, **texts: str) -> list[str]:
+    def send(self, port: int, numbers: range, study: str = "2.25.7000") -> list[str]:
         """Store instances, note which were acknowledged, and return those."""
         acknowledged: list[str] = []
-        store_until_cut(port, numbers, acknowledged, **texts)
+        store_until_cut(port, numbers, acknowledged, study)
         self.acknowledged += acknowledged
         return acknowledged
 

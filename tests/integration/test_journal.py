@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import attrs
 import pytest
 
 from adapters.memory.clock import FakeClock
-from adapters.outbound.local.buffers import BLOCK_BYTES
+from adapters.outbound.local.async_write import AsyncWrites, Writers
+from adapters.outbound.local.buffers import BLOCK_BYTES, Buffers
 from adapters.outbound.local.file_draft import DraftLimits
 from adapters.outbound.local.file_staging import FileStagingArea
 from adapters.outbound.local.files import FileOperations
@@ -37,11 +39,30 @@ from tests.part10 import a_part10_object
 
 BATCH, OTHER = a_batch_id(1), a_batch_id(2)
 DRAFTS = DraftLimits(memory_bytes=20_000, early_bytes=2_000, writeback_bytes=1_000)
-JOURNAL = JournalLimits(segments=3, segment_bytes=64 << 10, object_bytes=10_000, linger_seconds=3600, most_of_free=1.0)
+JOURNAL = JournalLimits(
+    segments=3,
+    segment_bytes=64 << 10,
+    object_bytes=10_000,
+    piece_bytes=BLOCK_BYTES,
+    linger_seconds=3600,
+    most_of_free=1.0,
+)
+LARGE = 9_000  # more than a piece, so that it is written while it arrives
+HALF = 5_000
 
 
 class Operations(FailingFileOperations):
-    """The same for what is done to segments."""
+    """
+    The same for what is done to segments.
+
+    Attributes:
+        begun: sizes and offsets of early writes.
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[tuple[int, int]] = []
 
     def create_direct(self, path: str) -> int:
         self.may_fail("create_direct")
@@ -54,6 +75,19 @@ class Operations(FailingFileOperations):
     def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
         self.may_fail("erase" if offset == 0 and not any(data) else "begin" if offset == 0 else "write_at")
         super().write_at(descriptor, data, offset)
+
+    def begin_write_at(self, writes: AsyncWrites, descriptor: int, data: memoryview, offset: int) -> None:
+        self.may_fail("begin_write_at")
+        self.begun.append((len(data), offset))
+        super().begin_write_at(writes, descriptor, data, offset)
+
+    def end_writes(self, writes: AsyncWrites) -> None:
+        self.may_fail("end_writes")
+        super().end_writes(writes)
+
+    def sync_data(self, descriptor: int) -> None:
+        self.may_fail("sync_data")
+        super().sync_data(descriptor)
 
     def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
         self.may_fail("read_at")
@@ -95,6 +129,26 @@ def stage(area: FileStagingArea, number: int = 1, size: int = 600, batch: BatchI
         area.stage(draft, batch, instance)
     finally:
         draft.discard()
+
+
+class Sending:
+    """An object on its way, of which the first half has come."""
+
+    def __init__(self, area: FileStagingArea, number: int, size: int = LARGE) -> None:
+        self._area = area
+        self._content, self._instance = a_part10_object(number, size)
+        self._draft = area.draft()
+        self._draft.write(self._content[:HALF])
+
+    def finish(self, batch: BatchId = BATCH) -> None:
+        self._draft.write(self._content[HALF:])
+        try:
+            self._area.stage(self._draft, batch, self._instance)
+        finally:
+            self._draft.discard()
+
+    def abandon(self) -> None:
+        self._draft.discard()
 
 
 def contents(area: FileStagingArea, batch: BatchId = BATCH) -> list[bytes]:
@@ -286,6 +340,357 @@ def test_a_draft_that_arrives_while_the_journal_is_full_is_written_early(area: F
 )
 def test_the_limits_of_a_space(space: int, expected_limits: JournalLimits) -> None:
     assert expected_limits == JournalLimits.within(space)
+
+
+# Records that are begun while their objects arrive.
+
+
+@pytest.fixture
+def done(operations: Operations) -> list[str]:
+    """Return what is done to segments from now on."""
+    names: list[str] = []
+    operations.before = names.append
+    return names
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[AsyncWrites]:
+    """Return what is made to write early, from now on."""
+    all_made: list[AsyncWrites] = []
+
+    def make() -> AsyncWrites:
+        writes = AsyncWrites()
+        all_made.append(writes)
+        return writes
+
+    monkeypatch.setattr("adapters.outbound.local.async_write.AsyncWrites", make)
+    return all_made
+
+
+WRITTEN_EARLY = ["begin_write_at", "begin_write_at", "end_writes", "sync_data"]
+
+
+def test_an_object_like_the_last_one_is_written_while_it_arrives(area: FileStagingArea, done: list[str]) -> None:
+    stage(area, 1, LARGE)
+    assert "begin_write_at" not in done  # nobody knew how large it would be
+
+    sending = Sending(area, 2)
+    assert done[-1] == "begin_write_at"
+    sending.finish()
+
+    assert done[-5:] == ["begin_write_at", *WRITTEN_EARLY]
+    assert expected(1, 2, size=LARGE) == contents(area)
+
+
+def test_what_grows_by_small_steps_is_written_a_piece_at_a_time(area: FileStagingArea, operations: Operations) -> None:
+    stage(area, 1, LARGE)
+    content, instance = a_part10_object(2, LARGE)
+    draft = area.draft()
+    for start in range(0, len(content), 100):
+        draft.write(content[start : start + 100])
+    area.stage(draft, BATCH, instance)
+    draft.discard()
+
+    sizes, offsets = zip(*operations.begun, strict=True)
+    assert sizes == (BLOCK_BYTES,) * 4  # two whole pieces, the rest, the head
+    head = min(offsets)
+    assert offsets == (head + BLOCK_BYTES, head + 2 * BLOCK_BYTES, head + 3 * BLOCK_BYTES, head)
+    assert expected(1, 2, size=LARGE) == contents(area)
+
+
+def test_a_smaller_object_leaves_the_rest_of_its_place_to_the_next(area: FileStagingArea, staging: Path) -> None:
+    sizes = [9_500, 4_200, 4_200]
+    for number, size in enumerate(sizes):
+        stage(area, number, size)
+
+    read = next(reader(path.read_bytes()) for path in segments(staging) if read_header(reader(path.read_bytes())))
+    header = read_header(read)
+    assert header is not None
+    records = list(read_records(read, header))
+    assert len(records) == 3
+    for record, following in pairwise(records):
+        assert following.position == record.position + record_bytes(record.size)
+
+
+def test_an_object_that_turns_out_larger_is_written_like_any_other(area: FileStagingArea, done: list[str]) -> None:
+    stage(area, 1, 6_500)
+    sending = Sending(area, 2)
+    assert done[-1] == "begin_write_at"
+    sending.finish()
+
+    assert done[-2:] == ["end_writes", "write_at"]
+    assert expected(2, size=LARGE)[0] in contents(area)
+
+
+@pytest.mark.parametrize(
+    "size, steps",
+    [pytest.param(30_000, [17_000], id="at the end"), pytest.param(38_000, [17_000, 16_000], id="before")],
+)
+def test_an_object_that_turns_out_larger_does_not_run_over_what_came_behind_it(
+    staging: Path, operations: Operations, size: int, steps: list[int]
+) -> None:
+    journal = attrs.evolve(JOURNAL, piece_bytes=16 << 10, object_bytes=40_000, segment_bytes=256 << 10)
+    drafts = attrs.evolve(DRAFTS, memory_bytes=80_000)
+    area = FileStagingArea(staging, operations, FakeClock(), drafts, journal=journal)
+    area.prepare(60)
+    stage(area, 1, 17_000)
+    content, instance = a_part10_object(2, size)
+    draft = area.draft()
+    draft.write(content[: steps[0]])
+    stage(area, 3)
+    for start, end in pairwise((*accumulate(steps), len(content))):
+        draft.write(content[start:end])
+    area.stage(draft, BATCH, instance)
+    draft.discard()
+
+    wanted = sorted(expected(1, size=17_000) + expected(2, size=size) + expected(3))
+    assert wanted == sorted(contents(area))
+    area.seal(BATCH)
+    assert wanted == sorted(contents(area))
+    area.close()
+
+
+def test_an_object_too_large_for_the_journal_leaves_its_place(
+    area: FileStagingArea, operations: Operations, done: list[str]
+) -> None:
+    stage(area, 1, LARGE)
+    Sending(area, 2, 15_000).finish()
+
+    assert "end_writes" in done
+    assert len(operations.synced) == 1
+    assert expected(2, size=15_000)[0] in contents(area)
+
+
+def test_the_guess_is_the_batch_that_took_the_last_object(area: FileStagingArea, done: list[str]) -> None:
+    stage(area, 1, LARGE, OTHER)
+    stage(area, 2, LARGE)
+    stage(area, 3, LARGE, OTHER)
+    done.clear()
+    Sending(area, 4).finish(OTHER)
+
+    assert done == ["begin_write_at", "begin_write_at", *WRITTEN_EARLY]
+
+
+def test_an_object_of_another_batch_is_written_like_any_other(
+    area: FileStagingArea, staging: Path, done: list[str]
+) -> None:
+    stage(area, 1, LARGE)
+    Sending(area, 2).finish(OTHER)
+
+    assert done[-1] == "write_at"
+    assert expected(1, size=LARGE) == contents(area)
+    assert expected(2, size=LARGE) == contents(area, OTHER)
+    area.seal(BATCH)
+    area.seal(OTHER)
+    assert (files(staging), files(staging, OTHER)) == (1, 1)
+
+
+def test_an_object_that_never_ends_leaves_nothing_behind(area: FileStagingArea, staging: Path) -> None:
+    stage(area, 1, LARGE)
+    for number in range(2, 40):  # more than there is room for, if their places were lost
+        Sending(area, number).abandon()
+    stage(area, 40, LARGE)
+
+    assert expected(1, 40, size=LARGE) == contents(area)
+    assert len(named(staging)) == 1
+
+
+def test_a_slow_sender_holds_up_no_seal_and_its_object_is_kept_all_the_same(
+    area: FileStagingArea, staging: Path, done: list[str]
+) -> None:
+    stage(area, 1, LARGE)
+    slow = Sending(area, 2)
+    area.seal(BATCH)
+    stage(area, 3, LARGE, OTHER)  # perhaps where the slow one had its place
+    stage(area, 4, LARGE, OTHER)
+    slow.finish(OTHER)
+
+    assert "end_writes" in done
+    assert expected(1, size=LARGE) == contents(area)
+    assert expected(2, 3, 4, size=LARGE) == contents(area, OTHER)
+    area.seal(OTHER)
+    assert expected(2, 3, 4, size=LARGE) == contents(area, OTHER)
+    assert named(staging) == []
+
+
+def test_a_slow_sender_holds_up_no_segment_that_lingers(staging: Path, operations: Operations) -> None:
+    area = an_area(staging, operations, attrs.evolve(JOURNAL, linger_seconds=0.0))
+    stage(area, 1, LARGE)
+    slow = Sending(area, 2)
+    deadline = time.monotonic() + 60
+    while named(staging) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert named(staging) == []
+    assert files(staging) == 1
+
+    slow.finish()
+    assert expected(1, 2, size=LARGE) == contents(area)
+    area.close()
+
+
+def test_a_slow_sender_holds_up_no_end(staging: Path, operations: Operations) -> None:
+    area = an_area(staging, operations)
+    stage(area, 1, LARGE)
+    slow = Sending(area, 2)
+    area.close()
+    slow.finish()
+
+    assert expected(1, 2, size=LARGE) == contents(area)
+    area.seal(BATCH)
+    assert files(staging) == 2
+    area.close()
+
+
+def test_while_somebody_waits_for_the_disk_nothing_is_begun_early(
+    area: FileStagingArea, operations: Operations, done: list[str]
+) -> None:
+    stage(area, 1, LARGE)
+    first, second = Sending(area, 2), Sending(area, 3)
+    assert done.count("begin_write_at") == 1
+    second.finish()
+    first.finish()
+
+    assert done.count("begin_write_at") == 4
+    assert expected(1, 2, 3, size=LARGE) == contents(area)
+
+
+@pytest.mark.parametrize("failing", ["end_writes", "sync_data"])
+def test_an_early_record_that_fails_is_durable_by_itself_and_that_segment_is_not_used_again(
+    area: FileStagingArea, operations: Operations, staging: Path, made: list[AsyncWrites], failing: str
+) -> None:
+    stage(area, 1, LARGE)
+    before = segments(staging)
+    for number in (2, 3):
+        stage(area, 10 + number, LARGE)
+        operations.failures[failing] = [errno.EIO]
+        Sending(area, number).finish()
+
+    assert len(operations.synced) == 2
+    assert len(made) == 1
+    assert expected(1, 2, 3, 12, 13, size=LARGE) == contents(area)
+    area.seal(BATCH)
+    assert named(staging) == []
+    assert len(set(before) & set(segments(staging))) == len(before) - 2
+    assert files(staging) == 5
+    assert list(staging.glob("incoming/*.part")) == []
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_what_cannot_be_begun_is_written_when_it_is_there(
+    area: FileStagingArea, operations: Operations, staging: Path, done: list[str], at: int
+) -> None:
+    stage(area, 1, LARGE)
+    before = segments(staging)
+    operations.failures["begin_write_at"] = [0] * (at - 1) + [errno.EAGAIN]
+    Sending(area, 2).finish()
+
+    assert done[-2:] == ["end_writes", "write_at"]
+    assert operations.synced == []
+    assert expected(1, 2, size=LARGE) == contents(area)
+    area.seal(BATCH)
+    assert set(before) == set(segments(staging))
+
+
+@pytest.mark.parametrize("moment", ["while it arrives", "sync_data"])
+def test_where_another_store_failed_an_early_record_is_not_believed(
+    area: FileStagingArea, operations: Operations, moment: str
+) -> None:
+    stage(area, 1, LARGE)
+    sending = Sending(area, 2)
+
+    def fail(name: str) -> None:
+        if name == moment:
+            operations.before = lambda _name: None
+            operations.failures["write_at"] = [errno.EIO]
+            stage(area, 3, LARGE)
+
+    operations.before = fail
+    fail("while it arrives")
+    sending.finish()
+
+    assert len(operations.synced) == (2 if moment == "sync_data" else 1)
+    assert expected(1, 2, 3, size=LARGE) == contents(area)
+
+
+def test_memory_is_used_again_when_nothing_is_written_from_it(
+    area: FileStagingArea, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage(area, 1, LARGE)
+    sending = Sending(area, 2)
+    monkeypatch.setattr(Buffers, "give", lambda _buffers, _buffer, _used: done.append("give"))
+    sending.abandon()
+
+    assert done[-2:] == ["end_writes", "give"]
+
+
+def test_an_end_gives_back_what_the_system_keeps_for_early_writes(
+    area: FileStagingArea, made: list[AsyncWrites], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[AsyncWrites] = []
+
+    def close(writes: AsyncWrites) -> None:
+        closed.append(writes)
+
+    monkeypatch.setattr(AsyncWrites, "close", close)
+    for number in range(1, 4):
+        stage(area, number, LARGE)
+    area.close()
+
+    assert len(made) == 1
+    assert made == closed
+
+
+def test_an_early_write_that_fails_in_an_object_that_never_ends_ends_its_segment(
+    area: FileStagingArea, operations: Operations, staging: Path
+) -> None:
+    stage(area, 1, LARGE)
+    before = segments(staging)
+    sending = Sending(area, 2)
+    operations.failures["end_writes"] = [errno.EIO]
+    sending.abandon()
+    stage(area, 3, LARGE)
+
+    area.seal(BATCH)
+    assert len(set(before) & set(segments(staging))) == len(before) - 1
+    assert expected(1, 3, size=LARGE) == contents(area)
+
+
+def test_where_no_write_can_be_begun_objects_are_written_when_they_are_there(
+    area: FileStagingArea, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Writers, "take", lambda _writers: None)
+    stage(area, 1, LARGE)
+    stage(area, 2, LARGE)
+
+    assert "begin_write_at" not in done
+    assert expected(1, 2, size=LARGE) == contents(area)
+
+
+def test_threads_begin_abandon_and_finish_while_batches_are_sealed(staging: Path) -> None:
+    area = an_area(staging, FileOperations(), attrs.evolve(JOURNAL, linger_seconds=0.0))
+    batches = [a_batch_id(number) for number in range(1, 9)]
+    sizes = [4_100 + 700 * number for number in range(6)]
+
+    def send(number: int) -> None:
+        for batch in batches:
+            Sending(area, 100 + number, sizes[-1 - number]).abandon()
+            Sending(area, number, sizes[number]).finish(batch)
+
+    def seal(batch: BatchId) -> None:
+        for _ in range(20):
+            area.seal(batch)
+
+    with ThreadPoolExecutor(10) as pool:
+        sends = [pool.submit(send, number) for number in range(6)]
+        seals = [pool.submit(seal, batch) for batch in batches[:4]]
+        for each in (*sends, *seals):
+            each.result()
+    for batch in batches:
+        area.seal(batch)
+        found = sorted(contents(area, batch))
+        assert sorted(a_part10_object(number, size)[0] for number, size in enumerate(sizes)) == found
+    assert named(staging) == []
+    area.close()
 
 
 def test_threads_store_while_batches_are_sealed(staging: Path) -> None:
@@ -578,7 +983,7 @@ def test_it_does_not_end_under_a_store_or_a_seal(staging: Path, operations: Oper
     has_begun, goes_on = threading.Event(), threading.Event()
 
     def wait(name: str) -> None:
-        if name == moment:
+        if name == moment and not has_begun.is_set():
             has_begun.set()
             goes_on.wait(60)
 
@@ -590,13 +995,16 @@ def test_it_does_not_end_under_a_store_or_a_seal(staging: Path, operations: Oper
         with pytest.raises(TimeoutError):
             closing.result(0.2)
         assert segments(staging)
+        before = len(operations.synced)
+        stage(area, 3)
+        assert len(operations.synced) > before  # by itself
         goes_on.set()
         working.result()
         closing.result()
 
     heir = FileStagingArea(staging, FileOperations(), FakeClock(), DRAFTS)
     heir.seal(BATCH)
-    assert expected(*((1, 2) if moment == "write_at" else (1,))) == contents(heir)
+    assert expected(*((1, 2, 3) if moment == "write_at" else (1, 3))) == contents(heir)
     assert list(staging.glob("journal/*")) == []
 
 

@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from adapters.memory.clock import FakeClock
+from adapters.outbound.local.buffers import BLOCK_BYTES
 from adapters.outbound.local.file_draft import DraftLimits
 from adapters.outbound.local.file_staging import FileStagingArea
 from adapters.outbound.local.files import FileOperations
@@ -25,7 +26,14 @@ from tests.disk import Disk, Entry, Loss, RecordingFileOperations
 from tests.part10 import a_part10_object
 
 # Three segments, of which each has room for one or two objects: they fill up and are used again.
-JOURNAL = JournalLimits(segments=3, segment_bytes=24 << 10, object_bytes=7_000, linger_seconds=3600, most_of_free=1.0)
+JOURNAL = JournalLimits(
+    segments=3,
+    segment_bytes=24 << 10,
+    object_bytes=7_000,
+    piece_bytes=BLOCK_BYTES,
+    linger_seconds=3600,
+    most_of_free=1.0,
+)
 DRAFTS = DraftLimits(memory_bytes=8_000, early_bytes=2_000, writeback_bytes=1_000)
 FIRST, SECOND, THIRD = a_batch_id(1), a_batch_id(2), a_batch_id(3)
 BATCHES = (FIRST, SECOND, THIRD)
@@ -44,24 +52,38 @@ class Story:
 class Staging:
     """Stages objects on a recorded disk and notes what was promised; `skip` is told too whether a batch is sealed."""
 
-    def __init__(self, base: Path, skip: SkipWhile = lambda _kind, _path, _is_sealing: False) -> None:
+    def __init__(
+        self,
+        base: Path,
+        skip: SkipWhile = lambda _kind, _path, _is_sealing: False,
+        journal: JournalLimits = JOURNAL,
+    ) -> None:
         base.mkdir()
         self.is_sealing = False
         self.operations = RecordingFileOperations(base, lambda kind, path: skip(kind, path, self.is_sealing))
         self.clock = FakeClock()
-        self.area = FileStagingArea(base / STAGING, self.operations, self.clock, DRAFTS, journal=JOURNAL)
+        self.area = FileStagingArea(base / STAGING, self.operations, self.clock, DRAFTS, journal=journal)
         self.area.prepare(60)
         self.contents: dict[StagingKey, bytes] = {}
 
-    def stage(self, number: int, size: int, batch: BatchId, series: int = 1) -> None:
+    def stage(
+        self, number: int, size: int, batch: BatchId, series: int = 1, halfway: Callable[[], None] = lambda: None
+    ) -> None:
         content, instance = a_part10_object(number, size, series=a_uid(series, "2.25.2"))
         key = StagingKey.of(batch, instance)
         self.contents[key] = content
         draft = self.area.draft()
         for start in range(0, len(content), 512):
             draft.write(content[start : start + 512])
+            if start == BLOCK_BYTES:
+                halfway()
         self.area.stage(draft, batch, instance)
         self.operations.note("promise", key)
+        draft.discard()
+
+    def abandon(self, number: int, size: int) -> None:
+        draft = self.area.draft()
+        draft.write(a_part10_object(number, size)[0])
         draft.discard()
 
     def seal(self, batch: BatchId) -> None:
@@ -87,6 +109,23 @@ def _told(base: Path, skip: SkipWhile = lambda _kind, _path, _is_sealing: False)
     staging.stage(12, 700, THIRD)
     staging.seal(SECOND)
     staging.stage(13, 800, THIRD)
+    return staging.story()
+
+
+def _told_of_early_records(base: Path, skip: SkipWhile = lambda _kind, _path, _is_sealing: False) -> Story:
+    """Tell what becomes of records that are begun while their objects arrive."""
+    staging = Staging(base, skip, attrs.evolve(JOURNAL, segment_bytes=64 << 10))
+    staging.stage(1, 5_000, FIRST)
+    staging.stage(2, 5_100, FIRST)  # begun where it stays
+    staging.abandon(3, 5_000)  # its place is the next one's
+    staging.stage(4, 4_500, FIRST, halfway=lambda: staging.stage(5, 600, FIRST))  # one more behind its place
+    staging.stage(6, 5_000, FIRST, halfway=lambda: staging.abandon(7, 600))
+    staging.stage(8, 6_900, FIRST)  # larger than it was thought to be
+    staging.stage(9, 5_000, SECOND)  # begun in the first batch
+    staging.stage(10, 5_000, THIRD, halfway=lambda: staging.seal(SECOND))  # its place is withdrawn
+    staging.stage(11, 5_000, THIRD)
+    staging.stage(12, 5_000, THIRD)
+    staging.seal(FIRST)
     return staging.story()
 
 
@@ -145,6 +184,23 @@ def test_what_was_staged_survives_a_loss_of_power_at_any_moment(tmp_path: Path, 
 
     assert sum(name == "promise" for name, _ in story.log) == 12
     assert list(_losses(story, loss, tmp_path / "restored")) == []
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_what_was_begun_while_it_arrived_survives_a_loss_of_power_at_any_moment(tmp_path: Path, loss: Loss) -> None:
+    story = _told_of_early_records(tmp_path / "disk")
+
+    assert sum(name == "promise" for name, _ in story.log) == 10
+    assert sum(name == "begin data" for name, _ in story.log) >= 3
+    assert list(_losses(story, loss, tmp_path / "restored")) == []
+
+
+@pytest.mark.parametrize("missing", ["sync", "wait"])
+@pytest.mark.parametrize("loss", [Loss.DROPPED, Loss.TORN])
+def test_the_proof_sees_what_is_missing_after_early_writes(tmp_path: Path, missing: str, loss: Loss) -> None:
+    story = _told_of_early_records(tmp_path / "disk", lambda kind, _path, _: kind == missing)
+
+    assert next(_losses(story, loss, tmp_path / "restored"), None) is not None
 
 
 SYNCS: dict[str, SkipWhile] = {

@@ -1,9 +1,9 @@
 """
 The bytes of one object on their way in: kept in memory while they are few, and in a temporary file besides or instead.
 
-A draft that goes to the journal (journal.py) has no file. Another one of some size is written to its file while it
-arrives and the disk is set to work at once, so that little is left to do when the last byte is there. Up to a threshold
-its bytes stay in memory too: they can be written anew if the file's sync fails.
+A draft that goes to the journal (journal.py) has no file; its record is begun while it arrives. Another one of some
+size is written to its file while it arrives and the disk is set to work at once. Either way little is left to do when
+the last byte is there. Up to a threshold the bytes stay in memory too: they can be written anew if a sync fails.
 """
 
 from __future__ import annotations
@@ -12,31 +12,20 @@ import contextlib
 import itertools
 import secrets
 import threading
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import attrs
 
 from adapters.outbound.draft_room import Claim
 from adapters.outbound.local.buffers import BLOCK_BYTES, Buffer, Buffers
-from adapters.outbound.local.files import DurableFolders, FileOperations, stage_failed
+from adapters.outbound.local.files import DurableFolders, FileOperations, stage_failed, to_nanoseconds
+from adapters.outbound.local.journal_places import EarlyRecord
 from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks
 from domain.errors import StageFailed
 
 _SUFFIX = ".part"
 _COPY_BYTES = 1 << 20
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-
-
-def to_nanoseconds(moment: datetime) -> int:
-    """Return an aware time as a file system holds it."""
-    since = moment - _EPOCH
-    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
-
-
-def from_nanoseconds(nanoseconds: int) -> datetime:
-    """Return the time that a file system holds, to the microsecond."""
-    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
 @attrs.frozen(kw_only=True)
@@ -139,10 +128,20 @@ class FileDraft:
     A draft of `FileStagingArea`.
 
     Each temporary file is synced once and renamed once; staging again, for whatever reason, writes a new one.
+
+    Attributes:
+        early: writes its record in the journal while it arrives; None where it does without the journal.
+
     """
 
-    def __init__(
-        self, incoming: Incoming, operations: FileOperations, limits: DraftLimits, claim: Claim, buffers: Buffers
+    def __init__(  # noqa: PLR0913, PLR0917  # collaborators
+        self,
+        incoming: Incoming,
+        operations: FileOperations,
+        limits: DraftLimits,
+        claim: Claim,
+        buffers: Buffers,
+        early: EarlyRecord | None = None,
     ) -> None:
         self._incoming = incoming
         self._claim = claim
@@ -154,6 +153,7 @@ class FileDraft:
         self._file: TemporaryFile | None = None
         self._set_to_work = 0
         self._problem: str | None = None
+        self.early = early
 
     @property
     def size(self) -> int:
@@ -175,6 +175,8 @@ class FileDraft:
             at = BLOCK_BYTES + self._size
             self._kept.view[at : at + length] = data
             self._size = size
+            if self.early is not None:
+                self.early.advance(self._kept, size)
             unsaved = size - (self._file.written if self._file is not None else 0)
             if size >= self._limits.early_bytes and unsaved >= self._limits.writeback_bytes:
                 try:
@@ -316,6 +318,8 @@ class FileDraft:
 
     def _leave_memory(self) -> None:
         kept, self._kept = self._kept, None
+        if self.early is not None:
+            self.early.leave()
         if kept is not None:
             self._buffers.give(kept, self._size)
 

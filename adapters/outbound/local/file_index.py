@@ -23,8 +23,7 @@ import attrs
 import pydicom
 from blake3 import blake3
 
-from adapters.outbound.local.file_draft import from_nanoseconds
-from adapters.outbound.local.files import FileOperations
+from adapters.outbound.local.files import FileOperations, from_nanoseconds
 from domain.errors import InvalidIdentifier
 from domain.identifiers import AeTitle, BatchId, Digest, Uid
 from domain.instance import SopInstance, digest_of

@@ -30,22 +30,17 @@ import attrs
 
 from adapters.outbound.draft_room import DraftRoom
 from adapters.outbound.local.buffers import BLOCK_BYTES, Buffers
-from adapters.outbound.local.file_draft import (
-    DraftLimits,
-    FileDraft,
-    Incoming,
-    TemporaryFile,
-    from_nanoseconds,
-    to_nanoseconds,
-)
+from adapters.outbound.local.file_draft import DraftLimits, FileDraft, Incoming, TemporaryFile
 from adapters.outbound.local.file_index import FileIndex, rebuild
 from adapters.outbound.local.files import (
     DurableFolders,
     FileOperations,
     FolderSyncFailed,
+    from_nanoseconds,
     remove_empty,
     stage_failed,
     sync_folder,
+    to_nanoseconds,
 )
 from adapters.outbound.local.journal import Journal, JournalLimits, Pending
 from domain.errors import InvalidIdentifier, StageFailed
@@ -112,8 +107,9 @@ class FileStagingArea:
 
     def draft(self) -> FileDraft:
         """Begin a new object, in memory."""
-        limits = self._journaled_limits if self._journal.has_room() else self._limits
-        return FileDraft(self._incoming, self._operations, limits, self._room.claim(), self._buffers)
+        early = self._journal.early()
+        limits = self._limits if early is None else self._journaled_limits
+        return FileDraft(self._incoming, self._operations, limits, self._room.claim(), self._buffers, early)
 
     def stage(self, draft: Draft, batch: BatchId, instance: SopInstance) -> datetime:
         """Make the drafted object durable under `batch`: the port's promise, on files."""
@@ -124,7 +120,7 @@ class FileStagingArea:
         staged_at = self._clock.now()
         facts = StagedInstance(key=StagingKey.of(batch, instance), instance=instance, staged_at=staged_at)
         kept = draft.kept
-        if kept is None or not self._journal.add(facts, kept, draft.size):
+        if kept is None or not self._journal.add(facts, kept, draft.size, draft.early):
             self._stage_by_itself(draft, facts)
         return staged_at
 

@@ -23,13 +23,17 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 
+from adapters.outbound.local.async_write import AsyncWrites
 from domain.errors import StageFailed
 
 _SYNC_FILE_RANGE_WRITE = 2
 _DIRECT: int | None = getattr(os, "O_DIRECT", None)  # Linux has it
+_DURABLE_WRITE: int = getattr(os, "RWF_DSYNC", 0)  # some builds of Python for Linux lack it
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _FILE_MODE = 0o640
 _FOLDER_MODE = 0o750
 
@@ -62,6 +66,17 @@ def words_for(error: OSError) -> str:
     return words or (os.strerror(number) if number is not None else type(error).__name__).lower()
 
 
+def to_nanoseconds(moment: datetime) -> int:
+    """Return an aware time as a file system holds it."""
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def from_nanoseconds(nanoseconds: int) -> datetime:
+    """Return the time that a file system holds, to the microsecond."""
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
 class FileOperations:
     """What is done to files and folders, one method an operation; all of them raise OSError."""
 
@@ -84,10 +99,10 @@ class FileOperations:
         return os.pread(descriptor, size, offset)
 
     def create_direct(self, path: str) -> int:
-        """Create a file that was not there, for writing past the page cache; each write is durable when it returns."""
+        """Create a file that was not there, for writing past the page cache."""
         if _DIRECT is None:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_DSYNC | _DIRECT
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _DIRECT
         try:
             return os.open(path, flags, _FILE_MODE)
         except FileExistsError:
@@ -103,9 +118,23 @@ class FileOperations:
 
     def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
         """Write whole blocks to a file that `create_direct` has made, durably."""
-        written = os.pwrite(descriptor, data, offset)
+        written = os.pwritev(descriptor, [data], offset, _DURABLE_WRITE)
         if written != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if not _DURABLE_WRITE:
+            self.sync_data(descriptor)
+
+    def begin_write_at(self, writes: AsyncWrites, descriptor: int, data: memoryview, offset: int) -> None:
+        """Begin to write whole blocks to a file that `create_direct` has made (async_write.py)."""
+        writes.begin(descriptor, data, offset)
+
+    def end_writes(self, writes: AsyncWrites) -> None:
+        """Return when all that was begun is written, durable or not."""
+        writes.wait()
+
+    def sync_data(self, descriptor: int) -> None:
+        """Return when what was written to a file that `create_direct` has made is on the disk."""
+        os.fdatasync(descriptor)
 
     def read_at(self, descriptor: int, into: memoryview, offset: int) -> int:
         """Read whole blocks of a file that `open_direct` has opened; return how many bytes, fewer at the end."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -28,17 +27,12 @@ import attrs
 
 from adapters.outbound.local.buffers import BLOCK_BYTES, Buffer
 from adapters.outbound.local.files import DurableFolders, FileOperations
-from adapters.outbound.local.journal_record import (
-    EPOCH_BYTES,
-    Header,
-    Record,
-    checksum_of,
-    read_content,
-    record_bytes,
-)
-from adapters.outbound.local.journal_segment import Segment, SegmentReader, make_segment, open_segment
-from adapters.outbound.local.journal_takeover import SUFFIX, MoveOut, named_batches, read_pending, take_over
-from adapters.outbound.local.owner_lock import HeldLock, OwnerLocks
+from adapters.outbound.local.journal_making import SegmentMaker
+from adapters.outbound.local.journal_places import EarlyRecord, Places
+from adapters.outbound.local.journal_record import Record, read_content
+from adapters.outbound.local.journal_segment import Segment, SegmentReader, open_segment
+from adapters.outbound.local.journal_takeover import MoveOut, named_batches, read_pending, take_over
+from adapters.outbound.local.owner_lock import OwnerLocks
 from domain.identifiers import BatchId
 from domain.staging import StagedInstance, StagingKey
 
@@ -57,6 +51,7 @@ class JournalLimits:
         segments: how many there are at most; none without a journal.
         segment_bytes: of disk for each of them.
         object_bytes: larger objects do without the journal.
+        piece_bytes: so much of an object is written at once while it arrives.
         linger_seconds: how long an object stays here at least, unless its batch closes: a burst is over by then.
         most_of_free: a segment is made where it takes no more than this share of the free space.
 
@@ -65,6 +60,7 @@ class JournalLimits:
     segments: int = 4
     segment_bytes: int = 64 << 20
     object_bytes: int = 2 << 20
+    piece_bytes: int = attrs.field(default=256 << 10, validator=attrs.validators.ge(BLOCK_BYTES))
     linger_seconds: float = 2.0
     most_of_free: float = 1 / 16
 
@@ -103,26 +99,21 @@ class Journal:
         self, root: Path, folders: DurableFolders, operations: FileOperations, limits: JournalLimits, move_out: MoveOut
     ) -> None:
         self._root = root / NAME
-        self._folders = folders
         self._operations = operations
         self._limits = limits
         self._move_out = move_out
         self._locks = OwnerLocks(self._root)
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._maker = SegmentMaker(
+            self._root, NAME, folders, operations, self._locks, limits.segment_bytes, limits.most_of_free
+        )
+        self._places = Places(limits.object_bytes, limits.piece_bytes)
+        self._changed = self._places.changed
         # All below is guarded by the lock.
         self._worker: threading.Thread | None = None
-        self._is_closing = False
-        self._token = ""
-        self._held: HeldLock | None = None
         self._made = 0
-        self._names = 0
         self._is_made = False
         self._make_after = 0.0
         self._settle_after = 0.0
-        self._free: list[Segment] = []
-        self._used: list[Segment] = []  # in the order of their use
-        self._current: dict[BatchId, Segment] = {}
 
     def prepare(self, wait_seconds: float) -> None:
         """Make the segments, which is done beside what comes then if it takes longer than `wait_seconds`."""
@@ -131,14 +122,13 @@ class Journal:
             if self._worker is not None:
                 self._changed.wait_for(lambda: self._is_made, wait_seconds)
 
-    def has_room(self) -> bool:
-        """Tell whether an object that begins to arrive will most likely find room."""
-        with self._lock:
+    def early(self) -> EarlyRecord | None:
+        """Return what writes the record of an object while it arrives; None if it will most likely find no room."""
+        with self._changed:
             self._begin()
-            size = record_bytes(self._limits.object_bytes)
-            return bool(self._free) or any(segment.has_room(size) for segment in self._current.values())
+        return EarlyRecord(self._places) if self._places.has_room() else None
 
-    def add(self, facts: StagedInstance, buffer: Buffer, size: int) -> bool:
+    def add(self, facts: StagedInstance, buffer: Buffer, size: int, early: EarlyRecord | None = None) -> bool:
         """
         Make an object durable; False if that is not certain, and it has to be durable by itself.
 
@@ -146,32 +136,31 @@ class Journal:
             facts: what travels with it.
             buffer: one block that is free, then its bytes.
             size: how many these are.
+            early: what was written of its record until now.
 
         """
-        if size > self._limits.object_bytes:
-            return False
-        segment = self._reserve(facts.key.batch, record_bytes(size))
-        if segment is None:
+        batch = facts.key.batch
+        place = None if early is None else early.claim(batch, size)
+        if place is None:
+            place = self._places.find(batch, size)
+        if place is None:
             return False
         written: Record | None = None
         try:
-            checksum = checksum_of(buffer.view[BLOCK_BYTES : BLOCK_BYTES + size])
-            record = Record(position=segment[1], facts=facts, size=size, checksum=checksum)
-            segment[0].write(record, buffer)
-            written = record
+            written = place.write(facts, buffer, size)
         except OSError:
             pass
         finally:
-            self._end(segment[0], written)
+            self._places.leave(place, written)
         return written is not None
 
     def pending(self, batch: BatchId) -> dict[StagingKey, Pending]:
         """Return the objects of a batch that are in a journal, this one or another (OSError if that cannot be read)."""
-        with self._lock:
-            ours = self._token
+        with self._changed:
+            ours = self._maker.token
             found = {
                 record.facts.key: Pending(segment.path, record)
-                for segment in self._used
+                for segment in self._places.used
                 if segment.batch == batch
                 for record in segment.records
             }
@@ -189,27 +178,27 @@ class Journal:
 
     def batches(self) -> frozenset[BatchId]:
         """Return the batches that have an object in a journal, or had one a moment ago (OSError as for `pending`)."""
-        with self._lock:
-            ours = self._token
-            found = {segment.batch for segment in self._used if segment.batch is not None and segment.records}
+        with self._changed:
+            ours = self._maker.token
+            found = {segment.batch for segment in self._places.used if segment.batch is not None and segment.records}
         return frozenset(found | set(named_batches(self._root, self._operations, but=ours)))
 
     def seal(self, batch: BatchId) -> None:
         """Return when no object of a batch needs a journal any more (OSError if that is not certain)."""
         with self._changed:
-            while segments := [segment for segment in self._used if segment.batch == batch]:
-                ready = next((one for one in segments if self._retire(one)), None)
+            while segments := [segment for segment in self._places.used if segment.batch == batch]:
+                ready = next((one for one in segments if self._places.retire(one)), None)
                 if ready is None:
                     self._changed.wait()
                 else:
                     self._settle(ready)
-            ours = self._token
+            ours = self._maker.token
         take_over(self._root, self._locks, self._operations, self._move_out, batch, but=ours)
 
     def take_over(self) -> None:
         """Give all objects files of their own that dead processes had in their journals (OSError as for `seal`)."""
-        with self._lock:
-            ours = self._token
+        with self._changed:
+            ours = self._maker.token
         take_over(self._root, self._locks, self._operations, self._move_out, None, but=ours)
         self._locks.clear()
 
@@ -220,76 +209,36 @@ class Journal:
         What is stored from now on does without the journal, unless it is used again after this has returned.
         """
         with self._changed:
-            self._is_closing = True
+            self._places.is_closed = True
             self._changed.notify_all()
             worker = self._worker
         if worker is not None:
             worker.join()
         with self._changed:
             # a descriptor that is closed under a writer may be another file's by then, and the lock lets an heir in
-            while [segment for segment in self._used if not self._retire(segment)]:
+            while [segment for segment in self._places.used if not self._places.retire(segment)]:
                 self._changed.wait()
-            for segment in (*self._free, *self._used):
+            for segment in (*self._places.free, *self._places.used):
                 segment.close()
-            for segment in self._free:
+            for segment in self._places.free:
                 with contextlib.suppress(OSError):
                     self._operations.unlink(segment.path)
-            if self._held is not None:
-                if not self._used:
-                    with contextlib.suppress(OSError):
-                        self._operations.remove_folder(f"{self._root}/{self._token}")
-                self._held.release()
-            self._free, self._used, self._current = [], [], {}
-            self._held, self._token, self._made = None, "", 0
-            self._worker, self._is_closing, self._is_made = None, False, False
+            self._maker.release(is_empty=not self._places.used)
+            self._places.forget()
+            self._made = 0
+            self._worker, self._places.is_closed, self._is_made = None, False, False
             self._changed.notify_all()
-
-    def _reserve(self, batch: BatchId, size: int) -> tuple[Segment, int] | None:
-        """Find a place for a record of `size` bytes; its segment is not settled before `_end`."""
-        with self._lock:
-            if self._is_closing:
-                return None
-            segment = self._current.get(batch)
-            if segment is None or not segment.has_room(size):
-                segment = self._next_for(batch)
-                if segment is None or not segment.has_room(size):
-                    return None
-            position = segment.end
-            segment.end += size
-            segment.users += 1
-            return segment, position
-
-    def _next_for(self, batch: BatchId) -> Segment | None:
-        """Put a free segment to use (the lock is held)."""
-        if not self._free:
-            return None
-        segment = self._free.pop()
-        segment.used_at = time.monotonic()
-        self._used.append(segment)
-        self._current[batch] = segment
-        with contextlib.suppress(OSError):  # it has no room then, and is removed in time
-            segment.begin(Header(epoch=secrets.token_bytes(EPOCH_BYTES), batch=batch))
-        self._changed.notify_all()
-        return segment
-
-    def _end(self, segment: Segment, record: Record | None) -> None:
-        with self._changed:
-            if record is not None:
-                segment.records.append(record)
-            segment.users -= 1
-            if segment.is_awaited and not segment.users:
-                self._changed.notify_all()  # not for each store: it would wake the thread of the journal
 
     def _begin(self) -> None:
         """Start the thread of the journal (the lock is held)."""
-        if self._worker is None and self._limits.segments and not self._is_closing:
+        if self._worker is None and self._limits.segments and not self._places.is_closed:
             self._worker = threading.Thread(target=self._work, name="journal", daemon=True)
             self._worker.start()
 
     def _work(self) -> None:
         """Make segments, and settle those that are due; the thread of the journal."""
         with self._changed:
-            while not self._is_closing:
+            while not self._places.is_closed:
                 now = time.monotonic()
                 if self._made < self._limits.segments and now >= self._make_after:
                     if not self._make():
@@ -298,8 +247,8 @@ class Journal:
                 if not self._is_made:
                     self._is_made = True
                     self._changed.notify_all()
-                late = [segment for segment in self._used if self._due_at(segment) <= now]
-                ready = next((segment for segment in late if self._retire(segment)), None)
+                late = [segment for segment in self._places.used if self._due_at(segment) <= now]
+                ready = next((segment for segment in late if self._places.retire(segment)), None)
                 if ready is None:
                     self._changed.wait(self._pause(now))
                     continue
@@ -311,7 +260,7 @@ class Journal:
 
     def _pause(self, now: float) -> float | None:
         """Return for how many seconds there is nothing to do unless something changes; None if for ever."""
-        times = [self._due_at(segment) for segment in self._used]
+        times = [self._due_at(segment) for segment in self._places.used]
         if self._made < self._limits.segments:
             times.append(self._make_after)
         waits = [moment - now for moment in times if moment > now]
@@ -320,31 +269,23 @@ class Journal:
     def _due_at(self, segment: Segment) -> float:
         return max(segment.used_at + self._limits.linger_seconds, self._settle_after)
 
-    def _retire(self, segment: Segment) -> bool:
-        """Give a segment no further record (the lock is held); tell whether it can be settled now."""
-        batch = segment.batch
-        if batch is not None and self._current.get(batch) is segment:
-            del self._current[batch]
-        segment.is_awaited = True
-        return not segment.users and not segment.is_settling
-
     def _settle(self, segment: Segment) -> None:
         """Give the objects of a segment files of their own and free it (the lock is held, but not all the time)."""
         segment.is_settling = True
         is_settled = False
-        self._lock.release()
+        self._changed.release()
         try:
             self._move_out(self._contents(segment))
             segment.erase()
             is_settled = True
         finally:
-            self._lock.acquire()
+            self._changed.acquire()
             segment.is_settling = False
             if is_settled:
-                self._used.remove(segment)
+                self._places.used.remove(segment)
                 segment.clear()
                 if segment.error is None:
-                    self._free.append(segment)
+                    self._places.free.append(segment)
                 else:
                     segment.close()
                     self._made -= 1
@@ -361,39 +302,16 @@ class Journal:
             yield record.facts, content
 
     def _make(self) -> bool:
-        """Make a segment (the lock is held, but not while it is written); False if there is no room for one."""
+        """Make a segment (the lock is held, but not while it is written); False if that is not possible."""
         self._made += 1
-        self._names += 1
-        name = f"{self._names}{SUFFIX}"
+        self._changed.release()
         made: Segment | None = None
-        self._lock.release()
         try:
-            if self._limits.segment_bytes <= self._free_bytes() * self._limits.most_of_free:
-                folder = self._ensure_folder()
-                made = make_segment(self._operations, f"{folder}/{name}", self._limits.segment_bytes)
-        except OSError:
-            pass
+            made = self._maker.make()
         finally:
-            self._lock.acquire()
+            self._changed.acquire()
             if made is None:
                 self._made -= 1
             else:
-                self._free.append(made)
+                self._places.free.append(made)
         return made is not None
-
-    def _free_bytes(self) -> int:
-        return self._operations.free_bytes(self._folders.ensure(NAME))
-
-    def _ensure_folder(self) -> str:
-        """Return the folder of this process once it is durable and its lock is held; only the worker calls it."""
-        if self._held is None:
-            token = secrets.token_hex(8)
-            held = self._locks.hold(token)
-            try:
-                self._folders.ensure(NAME, token)
-            except OSError:
-                held.release()
-                raise
-            with self._lock:
-                self._token, self._held = token, held
-        return f"{self._root}/{self._token}"

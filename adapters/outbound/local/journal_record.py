@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 
 import attrs
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128, xxh3_128_digest
 
 from adapters.outbound.local.buffers import BLOCK_BYTES, blocks
 from adapters.outbound.local.file_index import decode_line, encode_line
@@ -68,6 +68,21 @@ def record_bytes(size: int) -> int:
 def checksum_of(content: bytes | memoryview) -> bytes:
     """Return the checksum of an object's bytes; it tells what was torn, not what was forged."""
     return xxh3_128_digest(content)
+
+
+class Checksum:
+    """The same of bytes that come one after another."""
+
+    def __init__(self) -> None:
+        self._hash = xxh3_128()
+
+    def update(self, content: memoryview) -> None:
+        """Take the next bytes."""
+        self._hash.update(content)
+
+    def value(self) -> bytes:
+        """Return the checksum of all bytes so far."""
+        return self._hash.digest()
 
 
 def encode_head(epoch: bytes, record: Record) -> bytes:
