@@ -20,41 +20,36 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import date, datetime
 from heapq import merge
-from itertools import islice
 from pathlib import Path
 
 import attrs
 
 from adapters.outbound.draft_room import DraftRoom
 from adapters.outbound.local.buffers import BLOCK_BYTES, Buffers
-from adapters.outbound.local.file_draft import DraftLimits, FileDraft, Incoming, TemporaryFile
+from adapters.outbound.local.file_draft import DraftLimits, FileDraft, Incoming
 from adapters.outbound.local.file_index import FileIndex, rebuild
 from adapters.outbound.local.files import (
     DurableFolders,
     FileOperations,
-    FolderSyncFailed,
     from_nanoseconds,
     remove_empty,
     stage_failed,
     sync_folder,
-    to_nanoseconds,
 )
 from adapters.outbound.local.journal import Journal, JournalLimits, Pending
-from domain.errors import InvalidIdentifier, StageFailed
+from adapters.outbound.local.object_files import BATCHES, ObjectFiles
+from domain.errors import InvalidIdentifier
 from domain.identifiers import BatchId
 from domain.instance import SopInstance
 from domain.ports import Clock, Draft
 from domain.staging import StagedInstance, StagedObject, StagingKey
 
-_BATCHES = "batches"
 _SUPERSEDED = "superseded"
 _TRASH = "trash"
 _DAY = "%Y%m%d"
-_MOVED_AT_ONCE = 16
-_IN_DOUBT = "the batch's folder could not be made durable before; nothing more is staged in it"
 
 
 class FileStagingArea:
@@ -98,8 +93,8 @@ class FileStagingArea:
         self._trash_folders = DurableFolders(self._trash, operations)
         self._incoming = Incoming(self._root, self._folders, operations)
         self._index = FileIndex(self._root / "index", operations)
-        self._journal = Journal(self._root, self._folders, operations, journal, self._move_out)
-        self._in_doubt: set[BatchId] = set()
+        self._files = ObjectFiles(self._folders, operations, self._incoming, self._index)
+        self._journal = Journal(self._root, self._folders, operations, journal, self._files.move_out)
 
     def prepare(self, wait_seconds: float = 0.0) -> None:
         """Make the journal before the first object comes, which would make it else; wait for that so long at most."""
@@ -115,28 +110,13 @@ class FileStagingArea:
         """Make the drafted object durable under `batch`: the port's promise, on files."""
         if not isinstance(draft, FileDraft):
             raise TypeError("a draft of another staging area")
-        if batch in self._in_doubt:
-            raise StageFailed(_IN_DOUBT, suspect_prefix=True)
+        self._files.check(batch)
         staged_at = self._clock.now()
         facts = StagedInstance(key=StagingKey.of(batch, instance), instance=instance, staged_at=staged_at)
         kept = draft.kept
         if kept is None or not self._journal.add(facts, kept, draft.size, draft.early):
-            self._stage_by_itself(draft, facts)
+            self._files.stage(draft, facts)
         return staged_at
-
-    def _stage_by_itself(self, draft: FileDraft, facts: StagedInstance) -> None:
-        batch = facts.key.batch
-        source = draft.settle(facts.staged_at)
-        try:
-            folder = self._put(source, f"{_BATCHES}/{batch}", facts.key, self._folders)
-            draft.renamed()
-            sync_folder(self._operations, folder)
-        except FolderSyncFailed as error:
-            self._in_doubt.add(batch)
-            raise stage_failed(error, "the batch's folder could not be made durable", suspect_prefix=True) from error
-        except OSError as error:
-            raise stage_failed(error, "an object could not be put into its batch") from error
-        self._index.append(facts)
 
     def seal(self, batch: BatchId) -> None:
         """Make every object of `batch` durable in a file of its own, also those that a dead process had journaled."""
@@ -150,7 +130,7 @@ class FileStagingArea:
         pending = self._pending(batch)  # before the files, so that what moves meanwhile is seen
         waiting = sorted((_waiting(each) for each in pending.values()), key=_path_of)
         last: StagingKey | None = None
-        for staged in merge(self._listing(_BATCHES, batch), waiting, key=_path_of):
+        for staged in merge(self._listing(BATCHES, batch), waiting, key=_path_of):
             if staged.key != last:
                 yield staged
             last = staged.key
@@ -200,7 +180,7 @@ class FileStagingArea:
         for facts in self.facts([staged]):
             key = attrs.evolve(staged.key, batch=batch)
             self._index.append(attrs.evolve(facts, key=key))
-        self._move([staged.key], f"{_BATCHES}/{batch}", staged.key.batch, self._folders)
+        self._move([staged.key], f"{BATCHES}/{batch}", staged.key.batch, self._folders)
 
     def discard(self, objects: Iterable[StagedObject]) -> None:
         """Move imported objects to today's trash."""
@@ -217,7 +197,7 @@ class FileStagingArea:
             names = {batch.value for batch in self._journal.batches()}
         except OSError as error:
             raise stage_failed(error, "the journal could not be read") from error
-        for name in sorted(names.union(_names(f"{self._root}/{_BATCHES}"))):
+        for name in sorted(names.union(_names(f"{self._root}/{BATCHES}"))):
             with suppress(InvalidIdentifier):
                 batch = BatchId(name)
                 if any(True for _ in self.list(batch)):
@@ -262,31 +242,6 @@ class FileStagingArea:
         except FileNotFoundError:
             return None
 
-    def _move_out(self, objects: Iterable[tuple[StagedInstance, bytes]]) -> None:
-        """Give objects of the journal files of their own, durably, whatever has their names (else OSError)."""
-        folders: dict[str, None] = {}
-        objects = iter(objects)
-        while group := list(islice(objects, _MOVED_AT_ONCE)):
-            with ExitStack() as stack:
-                files = [(self._written(facts, content, stack), facts) for facts, content in group]
-                for file, facts in files:
-                    self._operations.sync(file.descriptor)
-                    assert file.path is not None  # noqa: S101 - just made
-                    folders[self._put(file.path, f"{_BATCHES}/{facts.key.batch}", facts.key, self._folders)] = None
-                    file.path = None
-                    self._index.append(facts)
-        for folder in folders:
-            sync_folder(self._operations, folder)
-
-    def _written(self, facts: StagedInstance, content: bytes, stack: ExitStack) -> TemporaryFile:
-        """Write an object to a temporary file and set the disk to work on it; `stack` removes what is left of it."""
-        file = self._incoming.create()
-        stack.callback(self._incoming.drop, file)
-        self._operations.write(file.descriptor, content)
-        self._operations.stamp(file.descriptor, to_nanoseconds(facts.staged_at))
-        self._operations.start_writeback(file.descriptor, 0, len(content))
-        return file
-
     def _listing(self, area: str, batch: BatchId) -> Iterator[StagedObject]:
         prefix = f"{self._root}/{area}/{batch}"
         for study in _folders_in_order(prefix):
@@ -294,25 +249,10 @@ class FileStagingArea:
                 folder = f"{prefix}/{study}/{series}"
                 for name in sorted(_names(folder)):
                     with suppress(InvalidIdentifier, FileNotFoundError):
-                        key = StagingKey.parse(f"{_BATCHES}/{batch}/{study}/{series}/{name}")
+                        key = StagingKey.parse(f"{BATCHES}/{batch}/{study}/{series}/{name}")
                         status = os.stat(f"{folder}/{name}")
                         modified_at = from_nanoseconds(status.st_mtime_ns)
                         yield StagedObject(key=key, size=status.st_size, modified_at=modified_at)
-
-    def _put(self, source: str, group: str, key: StagingKey, folders: DurableFolders) -> str:
-        """Rename `source` to where `key` belongs below `group`; return the folder, which is still to be synced."""
-        name = f"{key.sop_instance}.dcm"
-        folder = folders.ensure(group, key.study.value, key.series.value)
-        try:
-            self._operations.rename(source, f"{folder}/{name}")
-        except FileNotFoundError:
-            if not os.path.exists(source):
-                raise
-            # folders that had become empty were removed
-            folders.forget(group)
-            folder = folders.ensure(group, key.study.value, key.series.value)
-            self._operations.rename(source, f"{folder}/{name}")
-        return folder
 
     def _move(self, keys: Iterable[StagingKey], group: str, batch: BatchId, folders: DurableFolders) -> None:
         """Move objects of one batch; the new names are durable before the old ones are gone for good."""
@@ -324,7 +264,7 @@ class FileStagingArea:
                 source = self._path(key.path)
                 sources[os.path.dirname(source)] = None
                 if os.path.exists(source):
-                    targets[self._put(source, group, key, folders)] = None
+                    targets[self._files.put(source, group, key, folders)] = None
                 elif folders.has(group, key.study.value, key.series.value):
                     # gone, perhaps there already; whoever moved it may have died before its name was durable
                     targets[folders.ensure(group, key.study.value, key.series.value)] = None
@@ -339,14 +279,14 @@ class FileStagingArea:
 
     def _prune(self, batch: BatchId, folders: Iterable[str]) -> None:
         """Remove what the batch has no objects in any more; only closed batches lose objects, so nobody is adding."""
-        prefix = f"{self._root}/{_BATCHES}/{batch}"
+        prefix = f"{self._root}/{BATCHES}/{batch}"
         studies = dict.fromkeys(os.path.dirname(folder) for folder in folders)
         for folder in folders:
             remove_empty(self._operations, [folder])
         for study in studies:
             remove_empty(self._operations, [study])
         if remove_empty(self._operations, [prefix]):
-            self._folders.forget(f"{_BATCHES}/{batch}")
+            self._folders.forget(f"{BATCHES}/{batch}")
             self._index.forget(batch)
 
     def _path(self, path: str) -> str:
