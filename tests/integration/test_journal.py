@@ -4,7 +4,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -666,58 +666,53 @@ def test_where_no_write_can_be_begun_objects_are_written_when_they_are_there(
     assert expected(1, 2, size=LARGE) == contents(area)
 
 
-def test_threads_begin_abandon_and_finish_while_batches_are_sealed(staging: Path) -> None:
+def store_while_batches_are_sealed(
+    staging: Path, sizes: list[int], store: Callable[[FileStagingArea, int, BatchId], None]
+) -> None:
+    """Let threads store objects of `sizes` in every batch while others seal some; all of them are kept."""
     area = an_area(staging, FileOperations(), attrs.evolve(JOURNAL, linger_seconds=0.0))
     batches = [a_batch_id(number) for number in range(1, 9)]
-    sizes = [4_100 + 700 * number for number in range(6)]
 
-    def send(number: int) -> None:
+    def store_all(number: int) -> None:
         for batch in batches:
-            Sending(area, 100 + number, sizes[-1 - number]).abandon()
-            Sending(area, number, sizes[number]).finish(batch)
+            store(area, number, batch)
 
     def seal(batch: BatchId) -> None:
         for _ in range(20):
             area.seal(batch)
 
     with ThreadPoolExecutor(10) as pool:
-        sends = [pool.submit(send, number) for number in range(6)]
+        stores = [pool.submit(store_all, number) for number in range(len(sizes))]
         seals = [pool.submit(seal, batch) for batch in batches[:4]]
-        for each in (*sends, *seals):
+        for each in (*stores, *seals):
             each.result()
     for batch in batches:
         area.seal(batch)
+        assert files(staging, batch) == len(sizes)
         found = sorted(contents(area, batch))
         assert sorted(a_part10_object(number, size)[0] for number, size in enumerate(sizes)) == found
     assert named(staging) == []
     area.close()
 
 
+def test_threads_begin_abandon_and_finish_while_batches_are_sealed(staging: Path) -> None:
+    sizes = [4_100 + 700 * number for number in range(6)]
+
+    def store(area: FileStagingArea, number: int, batch: BatchId) -> None:
+        Sending(area, 100 + number, sizes[-1 - number]).abandon()
+        Sending(area, number, sizes[number]).finish(batch)
+
+    store_while_batches_are_sealed(staging, sizes, store)
+
+
 def test_threads_store_while_batches_are_sealed(staging: Path) -> None:
-    area = an_area(staging, FileOperations(), attrs.evolve(JOURNAL, linger_seconds=0.0))
-    batches = [a_batch_id(number) for number in range(1, 9)]
+    sizes = [600 + 1000 * number for number in range(6)]
 
-    def store(number: int) -> None:
-        for batch in batches:
-            stage(area, number, 600 + 1000 * number, batch)
-            assert any(staged.size > 0 for staged in area.list(batch))
+    def store(area: FileStagingArea, number: int, batch: BatchId) -> None:
+        stage(area, number, sizes[number], batch)
+        assert any(staged.size > 0 for staged in area.list(batch))
 
-    def seal(batch: BatchId) -> None:
-        for _ in range(20):
-            area.seal(batch)
-
-    with ThreadPoolExecutor(10) as pool:
-        stores = [pool.submit(store, number) for number in range(6)]
-        seals = [pool.submit(seal, batch) for batch in batches[:4]]
-        for each in (*stores, *seals):
-            each.result()
-    for batch in batches:
-        area.seal(batch)
-        assert files(staging, batch) == 6
-        found = sorted(contents(area, batch))
-        assert sorted(a_part10_object(number, 600 + 1000 * number)[0] for number in range(6)) == found
-    assert named(staging) == []
-    area.close()
+    store_while_batches_are_sealed(staging, sizes, store)
 
 
 # Sealing.

@@ -104,7 +104,7 @@ class Journal:
         self._move_out = move_out
         self._locks = OwnerLocks(self._root)
         self._maker = SegmentMaker(
-            self._root, NAME, folders, operations, self._locks, limits.segment_bytes, limits.most_of_free
+            NAME, folders, operations, self._locks, segment_bytes=limits.segment_bytes, most_of_free=limits.most_of_free
         )
         self._places = Places(limits.object_bytes, limits.piece_bytes)
         self._changed = self._places.changed
@@ -126,7 +126,8 @@ class Journal:
         """Return what writes the record of an object while it arrives; None if it will most likely find no room."""
         with self._changed:
             self._begin()
-        return EarlyRecord(self._places) if self._places.has_room() else None
+            has_room = self._places.has_room()
+        return EarlyRecord(self._places) if has_room else None
 
     def add(self, facts: StagedInstance, buffer: Buffer, size: int, early: EarlyRecord | None = None) -> bool:
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from pathlib import Path
 
 from adapters.outbound.local.files import DurableFolders, FileOperations
 from adapters.outbound.local.journal_segment import Segment, make_segment
@@ -17,8 +16,7 @@ class SegmentMaker:
     Makes segments below a name of chance whose lock this process holds; used by the thread of the journal.
 
     Args:
-        root: the folder of all journals.
-        group: the same, below the root of `folders`.
+        group: the folder of all journals, below the root of `folders`.
         folders: makes it.
         operations: how files are handled.
         locks: tells the living from the dead.
@@ -30,18 +28,17 @@ class SegmentMaker:
 
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917  # collaborators
+    def __init__(  # noqa: PLR0913  # collaborators
         self,
-        root: Path,
         group: str,
         folders: DurableFolders,
         operations: FileOperations,
         locks: OwnerLocks,
+        *,
         segment_bytes: int,
         most_of_free: float,
     ) -> None:
         self.token = ""
-        self._root = root
         self._group = group
         self._folders = folders
         self._operations = operations
@@ -49,6 +46,7 @@ class SegmentMaker:
         self._segment_bytes = segment_bytes
         self._most_of_free = most_of_free
         self._held: HeldLock | None = None
+        self._folder = ""
         self._names = 0
 
     def make(self) -> Segment | None:
@@ -68,7 +66,7 @@ class SegmentMaker:
         if self._held is not None:
             if is_empty:
                 with contextlib.suppress(OSError):
-                    self._operations.remove_folder(f"{self._root}/{self.token}")
+                    self._operations.remove_folder(self._folder)
             self._held.release()
         self._held, self.token = None, ""
 
@@ -78,9 +76,9 @@ class SegmentMaker:
             token = secrets.token_hex(8)
             held = self._locks.hold(token)
             try:
-                self._folders.ensure(self._group, token)
+                self._folder = self._folders.ensure(self._group, token)
             except OSError:
                 held.release()
                 raise
             self.token, self._held = token, held
-        return f"{self._root}/{self.token}"
+        return self._folder

@@ -61,10 +61,9 @@ class Places:
         self._writers = Writers()
 
     def has_room(self) -> bool:
-        """Tell whether an object that begins to arrive will most likely find room."""
+        """Tell whether an object that begins to arrive will most likely find room (the lock is held)."""
         size = record_bytes(self._object_bytes)
-        with self.changed:
-            return bool(self.free) or any(segment.has_room(size) for segment in self._current.values())
+        return bool(self.free) or any(segment.has_room(size) for segment in self._current.values())
 
     def find(self, batch: BatchId, size: int) -> Place | None:
         """Find a place for an object of `size` bytes; None if there is no room, or it is too large."""
@@ -88,8 +87,10 @@ class Places:
                 return None
             room = record_bytes(min(self._last.size + self._last.size // 8, self._object_bytes))
             segment = self._current.get(self._last.batch)
-            writes = self._writers.take() if segment is not None and segment.has_room(room) else None
-            if segment is None or writes is None:
+            if segment is None or not segment.has_room(room):
+                return None
+            writes = self._writers.take()
+            if writes is None:
                 return None
             place = self._place_in(segment, room)
             place.writes = writes
@@ -105,7 +106,7 @@ class Places:
             if record_bytes(size) > place.size:
                 return False
             segment.users += 1
-            self._settle_size(place, record_bytes(size))
+            self._fix_size(place, record_bytes(size))
             return True
 
     def leave_early(self, place: Place) -> None:
@@ -113,7 +114,7 @@ class Places:
         self._withdraw(place)
         with self.changed:
             if place in place.segment.early:
-                self._settle_size(place, 0)
+                self._fix_size(place, 0)
 
     def leave(self, place: Place, record: Record | None) -> None:
         """End the use of a place, of which `record` is durable or else nothing."""
@@ -181,7 +182,7 @@ class Places:
         self.changed.notify_all()
         return segment
 
-    def _settle_size(self, place: Place, size: int) -> None:
+    def _fix_size(self, place: Place, size: int) -> None:
         """Make an early place one of `size` bytes like any other (the lock is held)."""
         segment = place.segment
         segment.early.remove(place)

@@ -33,6 +33,9 @@ _CHECKSUM_BYTES = 16
 
 NO_HEADER = bytes(BLOCK_BYTES)
 
+Checksum = xxh3_128
+"""`checksum_of` bytes that come one after another: `update`, then `digest`."""
+
 Read = Callable[[int, int], bytes]
 """Takes size and position, and gives the bytes, fewer at the end."""
 
@@ -68,21 +71,6 @@ def record_bytes(size: int) -> int:
 def checksum_of(content: bytes | memoryview) -> bytes:
     """Return the checksum of an object's bytes; it tells what was torn, not what was forged."""
     return xxh3_128_digest(content)
-
-
-class Checksum:
-    """The same of bytes that come one after another."""
-
-    def __init__(self) -> None:
-        self._hash = xxh3_128()
-
-    def update(self, content: memoryview) -> None:
-        """Take the next bytes."""
-        self._hash.update(content)
-
-    def value(self) -> bytes:
-        """Return the checksum of all bytes so far."""
-        return self._hash.digest()
 
 
 def encode_head(epoch: bytes, record: Record) -> bytes:

@@ -221,7 +221,7 @@ class Place:
         """Put the head of the record into the first block of the buffer."""
         assert self.segment.header is not None  # noqa: S101 - begun before
         self._checksum.update(buffer.view[BLOCK_BYTES + self.begun : BLOCK_BYTES + size])
-        record = Record(position=self.position, facts=facts, size=size, checksum=self._checksum.value())
+        record = Record(position=self.position, facts=facts, size=size, checksum=self._checksum.digest())
         buffer.view[:BLOCK_BYTES] = encode_head(self.segment.header.epoch, record)
         return record
 
