@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -175,6 +176,13 @@ def files(staging: Path, batch: BatchId = BATCH) -> int:
     return len(list(staging.glob(f"batches/{batch}/*/*/*.dcm")))
 
 
+def eventually(claim: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def reader(content: bytes) -> Read:
     return lambda size, position: content[position : position + size]
 
@@ -201,17 +209,63 @@ def test_a_store_is_in_the_journal_alone_until_its_batch_is_sealed(
     assert expected(1, 2, 3) == contents(area)
 
 
-def test_what_lingers_gets_its_file_by_itself_and_the_segment_is_used_again(staging: Path) -> None:
-    limits = attrs.evolve(JOURNAL, linger_seconds=0.2, segments=1)
+@pytest.mark.parametrize("number_of_segments", [1, 2])
+def test_what_lingers_gets_its_file_by_itself_and_the_segment_is_used_again(
+    staging: Path, number_of_segments: int
+) -> None:
+    limits = attrs.evolve(JOURNAL, linger_seconds=0.2, segments=number_of_segments)
     area = an_area(staging, FileOperations(), limits)
     for number in range(4):
         stage(area, number)
-        deadline = time.monotonic() + 60
-        while files(staging) <= number or named(staging):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually(lambda: not named(staging))
+        assert files(staging) == number + 1
 
     assert expected(0, 1, 2, 3) == contents(area)
+    area.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The journal's clock, which stands still."""
+    clock = SimpleNamespace(now=0.0)
+    for module in ("journal", "journal_places"):
+        monkeypatch.setattr(f"adapters.outbound.local.{module}.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_files_are_not_written_while_stores_go_on_and_there_is_room(
+    area: FileStagingArea, staging: Path, clock: SimpleNamespace
+) -> None:
+    stage(area, 1)
+    stage(area, 1, batch=OTHER)
+    clock.now = 3000.0
+    stage(area, 2)
+    clock.now = 4000.0  # longer than it lingers since the first store, not since the last
+    area.seal(OTHER)  # wakes the thread of the journal
+    time.sleep(0.2)
+    assert files(staging) == 0
+
+    stage(area, 2, batch=OTHER)
+    stage(area, 1, batch=a_batch_id(3))  # takes the last free segment
+    eventually(lambda: files(staging) == 2)
+    assert set(named(staging)) == {OTHER, a_batch_id(3)}
+
+
+def test_the_first_store_after_a_pause_begins_a_burst(staging: Path, clock: SimpleNamespace) -> None:
+    class Slow(FileOperations):
+        def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
+            time.sleep(0.1)  # so that the thread of the journal looks meanwhile
+            super().write_at(descriptor, data, offset)
+
+    area = an_area(staging, Slow())
+    stage(area, 1)
+    area.seal(BATCH)
+    clock.now = 5000.0
+    stage(area, 2)
+    stage(area, 3)
+
+    assert files(staging) == 1
+    assert named(staging) == [BATCH]
     area.close()
 
 
@@ -221,10 +275,7 @@ def test_what_could_not_get_its_file_is_tried_again_and_never_lost(staging: Path
 
     stage(area)
 
-    deadline = time.monotonic() + 60
-    while operations.failures["rename"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(lambda: not operations.failures["rename"])
     assert expected(1) == contents(area)
     area.seal(BATCH)
     assert files(staging) == 1
@@ -517,10 +568,7 @@ def test_a_slow_sender_holds_up_no_segment_that_lingers(staging: Path, operation
     area = an_area(staging, operations, attrs.evolve(JOURNAL, linger_seconds=0.0))
     stage(area, 1, LARGE)
     slow = Sending(area, 2)
-    deadline = time.monotonic() + 60
-    while named(staging) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert named(staging) == []
+    eventually(lambda: not named(staging))
     assert files(staging) == 1
 
     slow.finish()

@@ -52,7 +52,8 @@ class JournalLimits:
         segment_bytes: of disk for each of them.
         object_bytes: larger objects do without the journal.
         piece_bytes: so much of an object is written at once while it arrives.
-        linger_seconds: how long an object stays here at least, unless its batch closes: a burst is over by then.
+        linger_seconds: a burst is over when nothing was stored for so long; where no segment is free, each is kept so
+            long at least. Both unless its batch closes.
         most_of_free: a segment is made where it takes no more than this share of the free space.
 
     """
@@ -268,7 +269,13 @@ class Journal:
         return min(waits, default=None)
 
     def _due_at(self, segment: Segment) -> float:
-        return max(segment.used_at + self._limits.linger_seconds, self._settle_after)
+        """
+        Return when to settle a segment unless its batch closes before.
+
+        Files take the disk from those who store, so they wait for a pause while there is room for more.
+        """
+        since = self._places.busy_at if self._places.free else segment.used_at
+        return max(since + self._limits.linger_seconds, self._settle_after)
 
     def _settle(self, segment: Segment) -> None:
         """Give the objects of a segment files of their own and free it (the lock is held, but not all the time)."""

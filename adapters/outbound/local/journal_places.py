@@ -46,6 +46,7 @@ class Places:
         is_closed: no place is found any more.
         free: segments that nobody uses.
         used: the others, in the order of their use.
+        busy_at: when a segment was put to use or a store ended, whichever was last, on the monotonic clock in seconds.
 
     """
 
@@ -54,6 +55,7 @@ class Places:
         self.is_closed = False
         self.free: list[Segment] = []
         self.used: list[Segment] = []
+        self.busy_at = 0.0
         self.piece_bytes = piece_bytes
         self._object_bytes = object_bytes
         self._current: dict[BatchId, Segment] = {}
@@ -129,6 +131,7 @@ class Places:
                     if record.size >= self.piece_bytes:
                         self._last = _Last(record.facts.key.batch, record.size)
                 segment.users -= 1
+                self.busy_at = time.monotonic()
                 if segment.is_awaited and not segment.users:
                     self.changed.notify_all()  # not for each store: it would wake the thread of the journal
 
@@ -174,7 +177,7 @@ class Places:
         if not self.free:
             return None
         segment = self.free.pop()
-        segment.used_at = time.monotonic()
+        segment.used_at = self.busy_at = time.monotonic()
         self.used.append(segment)
         self._current[batch] = segment
         with contextlib.suppress(OSError):  # it has no room then, and is removed in time
