@@ -66,16 +66,14 @@ class RecordingFileOperations(FileOperations):
 
     def write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
         handle, path = self._handles[descriptor]
-        token = self._number()
-        self.note("begin write", token, handle, offset, bytes(data))
+        token = self._begin("write", handle, offset, bytes(data))
         super().write_at(descriptor, data, offset)
         if not self._skip("data", path):
             self.note("end", token)
 
     def begin_write_at(self, writes: AsyncWrites, descriptor: int, data: memoryview, offset: int) -> None:
         handle, path = self._handles[descriptor]
-        token = self._number()
-        self.note("begin write", token, handle, offset, bytes(data))
+        token = self._begin("write", handle, offset, bytes(data))
         super().begin_write_at(writes, descriptor, data, offset)
         self._under_way.setdefault(id(writes), []).append((token, path, data, bytes(data)))
 
@@ -90,8 +88,7 @@ class RecordingFileOperations(FileOperations):
         handle, path = self._handles[descriptor]
         if self._skip("sync", path):
             return
-        token = self._number()
-        self.note("begin data", token, handle)
+        token = self._begin("data", handle)
         super().sync_data(descriptor)
         self.note("end", token)
 
@@ -107,8 +104,7 @@ class RecordingFileOperations(FileOperations):
         handle, path = self._handles[descriptor]
         if self._skip("file", path):
             return
-        token = self._number()
-        self.note("begin file", token, handle)
+        token = self._begin("file", handle)
         super().sync(descriptor)
         self.note("end", token)
 
@@ -135,8 +131,7 @@ class RecordingFileOperations(FileOperations):
     def sync_folder(self, path: str) -> None:
         if self._skip("folder", "/".join(self._below(path))):
             return
-        token = self._number()
-        self.note("begin folder", token, self._below(path))
+        token = self._begin("folder", self._below(path))
         super().sync_folder(path)
         self.note("end", token)
 
@@ -144,6 +139,12 @@ class RecordingFileOperations(FileOperations):
         handle = self._number()
         self._handles[descriptor] = (handle, "/".join(self._below(path)))
         self.note("open", handle, self._below(path))
+
+    def _begin(self, what: str, *facts: Any) -> int:
+        """Note that something has begun; return the token by which its end is noted."""
+        token = self._number()
+        self.note(f"begin {what}", token, *facts)
+        return token
 
     def _number(self) -> int:
         with self._lock:
@@ -264,7 +265,7 @@ class Disk:
         self._root = _Folder()
         self._handles: dict[int, _File] = {}
         self._syncs: dict[int, Callable[[], None]] = {}
-        self._owners: dict[int, int] = {}
+        self._owners: dict[int, _File] = {}
         self._begun = 0
 
     @classmethod
@@ -294,12 +295,11 @@ class Disk:
     def _begin_write(self, token: int, handle: int, offset: int, data: bytes) -> None:
         file = self._handles[handle]
         file.begin(token, offset, data)
-        self._owners[token] = handle
-
+        self._owners[token] = file
         self._syncs[token] = lambda: file.keep(token)
 
     def _written(self, token: int) -> None:
-        self._handles[self._owners[token]].written.add(token)
+        self._owners[token].written.add(token)
 
     def _begin_data(self, token: int, handle: int) -> None:
         file = self._handles[handle]
